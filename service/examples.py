@@ -1,0 +1,104 @@
+"""Examples for the OpenAPI document. A test holds each of them to the schema of its route."""
+
+from typing import Any
+
+_JOB: dict[str, Any] = {
+    "id": "0204b678d519f1b9bdbf",
+    "kind": "ingest",
+    "state": "succeeded",
+    "bucket": "holiday-photos",
+    "params": {},
+    "step": "unpack",
+    "done": 500,
+    "total": 500,
+    "result": {
+        "entries": 500,
+        "accepted": 480,
+        "duplicate": 15,
+        "holdout-leak": 1,
+        "quarantined": 4,
+        "reasons": {"truncated": 3, "not_an_image": 1},
+        "receipt_key": "receipts/0204b678d519f1b9bdbf/1.parquet",
+    },
+    "problem": None,
+    "attempt": 1,
+    "created_at": "2026-11-21T09:30:00.000Z",
+    "updated_at": "2026-11-21T09:30:07.125Z",
+}
+_QUEUED = _JOB | {"state": "queued", "step": None, "done": 0, "total": None, "result": None, "attempt": 0}
+
+CLASSIFIED: dict[str, Any] = {
+    "model": "g0003-8f2c1a",
+    "predictions": [
+        {
+            "name": "one.jpg",
+            "label": "t-shirt",
+            "probability": 0.91,
+            "classes": [{"label": "t-shirt", "probability": 0.91}, {"label": "longsleeve", "probability": 0.06}],
+            "problem": None,
+        }
+    ],
+}
+JOB = _JOB
+QUEUED_JOB = _QUEUED
+LABELED_JOB = _QUEUED | {"kind": "labeled", "bucket": None}
+RECEIPT: dict[str, Any] = {
+    "items": [
+        {
+            "index": 0,
+            "name": "IMG_0001.jpg",
+            "outcome": "accepted",
+            "reason": None,
+            "detail": None,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        },
+        {
+            "index": 1,
+            "name": "notes.txt",
+            "outcome": "quarantined",
+            "reason": "not_an_image",
+            "detail": "not an image of a format that is taken (JPEG, PNG, WEBP, GIF, BMP, TIFF)",
+            "sha256": None,
+        },
+    ],
+    "next": "1000",
+}
+BUCKETS: dict[str, Any] = {
+    "items": [
+        {
+            "name": "holiday-photos",
+            "created_at": "2026-11-21T09:30:00.000Z",
+            "num_images": 480,
+            "num_shards": 1,
+            "num_bytes": 96_000_000,
+            "num_images_labeled": 480,
+        }
+    ],
+    "next": None,
+}
+GENERATION: dict[str, Any] = {
+    "number": 3,
+    "state": "running",
+    "request": {"student": None, "recipe": None, "overrides": {}, "seed": 0, "weights": None},
+    "teacher": "g0002-2bdadd",
+    "version": None,
+    "job": _QUEUED
+    | {
+        "kind": "generation",
+        "bucket": None,
+        "state": "running",
+        "step": "train",
+        "done": 120,
+        "total": 400,
+        "attempt": 1,
+    },
+    "report": None,
+    "created_at": "2026-11-21T09:31:00.000Z",
+    "ended_at": None,
+}
+READY: dict[str, Any] = {"ready": True, "model": "g0003-8f2c1a", "provider": "cpu", "refused": {}}
+
+
+def of(status: int, example: dict[str, Any], description: str) -> dict[int | str, dict[str, Any]]:
+    """A route's ``responses`` entry with an example."""
+    return {status: {"description": description, "content": {"application/json": {"example": example}}}}

@@ -1,0 +1,99 @@
+"""Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from understudy import errors
+from understudy.errors import UnderstudyError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+#: Ask a refused client to come back after this long.
+RETRY_AFTER_S = 1
+
+#: The first that fits decides: codes before classes, special classes before general ones.
+STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415}
+STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
+    (errors.ArtifactRefused, 500),  # the model's fault, not the client's
+    (errors.Refused, 422),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.NotReady, 503),
+    (errors.UnderstudyError, 500),
+)
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457. ``code`` is stable and for programs; ``detail`` is for people."""
+
+    type: str = Field("about:blank", description="always about:blank: `code` says what happened")
+    title: str = Field(description="the status in words", examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["the image breaks off or is damaged: image file is truncated"])
+    code: str = Field(examples=["truncated"])
+
+
+#: Codes of the framework's own errors; Python's words for a status change from version to version.
+CODE_OF_STATUS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+#: For OpenAPI: every route may answer so.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemDetails, "description": text, "content": {MEDIA_TYPE: {}}}
+    for status, text in {
+        413: "The body is too large.",
+        415: "Not a kind of content that is taken.",
+        422: "What was sent cannot be used; `code` and `detail` say why.",
+        503: "Not ready or overloaded; try again after `Retry-After` seconds.",
+    }.items()
+}
+
+
+def status_of(error: UnderstudyError) -> int:
+    """The HTTP status of an error of ours."""
+    by_class = next(status for kind, status in STATUS_OF_ERROR if isinstance(error, kind))
+    return STATUS_OF_CODE.get(error.code, by_class)
+
+
+def answer(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem as a response."""
+    body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
+    retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of an application a problem."""
+
+    @app.exception_handler(UnderstudyError)
+    async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
+        return answer(status_of(error), error.code, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
+        code = CODE_OF_STATUS.get(error.status_code, f"http_{error.status_code}")
+        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()
+        )
+        return answer(422, "invalid_request", faults)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
+
+    @app.exception_handler(Exception)
+    async def a_bug(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return answer(500, "internal", "the service failed on this request; its log says why")

@@ -1,0 +1,45 @@
+"""The bodies that exist only over HTTP. What programs share lies in ``understudy.records``."""
+
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class ClassifyBody(BaseModel):
+    """Images as base64, for clients that speak only JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str] = Field(min_length=1, description="each an encoded image (JPEG, PNG, ...) in base64")
+    top_k: int | None = Field(None, ge=1, le=1000, description="how many classes to answer; overrides the query")
+
+
+class Page(BaseModel, Generic[T]):
+    """Part of a list."""
+
+    items: list[T]
+    next: str | None = Field(None, description="give it as `cursor` to get the next part; null: this is the end")
+
+
+class Health(BaseModel):
+    """Whether the process lives."""
+
+    status: str = Field(examples=["ok"])
+
+
+class Readiness(BaseModel):
+    """Whether requests to /classify can be answered, by which model, and what is in the way if not."""
+
+    ready: bool
+    model: str | None = Field(None, description="the version that serves", examples=["g0003-8f2c1a"])
+    provider: str | None = Field(None, description="what it runs on", examples=["cpu"])
+    refused: dict[str, str] = Field({}, description="champions that could not be loaded, and why")
+
+
+class Weights(BaseModel):
+    """Pretrained weights as stored."""
+
+    sha256: str = Field(description="give it as `weights` to POST /labeled or POST /generations")
+    num_bytes: int

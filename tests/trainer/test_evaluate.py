@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pytest
+
+from trainer import evaluate
+from understudy import engine, images
+from understudy.errors import LabeledSetRefused
+from understudy.shards import ShardWriter
+from understudy.testing import picture, tiny_artifact
+
+CLASSES = ("amber", "blue", "coral")
+
+
+@pytest.fixture
+def holdout(local_store, tmp_path):
+    """Three pictures of each colour in one holdout shard."""
+    import hashlib
+
+    writer = ShardWriter(tmp_path / "h.tar", split="holdout")
+    for i, name in enumerate(CLASSES):
+        for seed in range(3):
+            data = picture(i, len(CLASSES), seed=seed)
+            sha256 = hashlib.sha256(data).hexdigest()
+            writer.add(data, sha256=sha256, name="x.png", facts=images.inspect(data), class_name=name)
+    return writer.seal(local_store).key
+
+
+def measured(store, keys, classes=CLASSES, shown=lambda done, total: None, **model):
+    return evaluate.measure(store, engine.load(*tiny_artifact(classes, **model), provider="cpu"), keys, shown)
+
+
+def test_a_model_that_is_always_right(local_store, holdout):
+    """Every figure of it, and the progress."""
+    shown = []
+
+    found = measured(local_store, (holdout,), shown=lambda done, total: shown.append((done, total)))
+
+    assert found.is_right == (True,) * 9
+    assert found.truth == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    assert (found.evaluation.num_images, found.evaluation.num_correct, found.evaluation.accuracy) == (9, 9, 1.0)
+    assert found.evaluation.per_class == dict.fromkeys(CLASSES, 1.0)
+    assert found.evaluation.interval.high == 1.0
+    assert found.evaluation.interval.low == pytest.approx(9 / (9 + 1.959964**2))  # Wilson, by hand
+    assert shown[-1] == (9, 9)
+
+
+def test_a_model_that_is_always_wrong(local_store, holdout):
+    """Rotated names: sure of itself and mistaken."""
+    found = measured(local_store, (holdout,), rotated_by=1)
+
+    assert found.evaluation.accuracy == 0.0
+    assert found.evaluation.calibration_error > 0.9
+    assert found.evaluation.negative_log_likelihood > 2.0
+
+
+def test_a_class_that_the_model_does_not_know_counts_as_wrong(local_store, holdout):
+    """An old champion is measured on a holdout with a new class, too."""
+    found = measured(local_store, (holdout,), classes=("coral", "zebra"))
+
+    assert found.classes == CLASSES
+    assert found.evaluation.per_class["amber"] == found.evaluation.per_class["blue"] == 0.0
+    assert math.isfinite(found.evaluation.negative_log_likelihood)
+
+
+def test_an_empty_holdout_judges_nothing(local_store):
+    """There is no accuracy of no images."""
+    with pytest.raises(LabeledSetRefused, match="holdout is empty"):
+        measured(local_store, ())
+
+
+def test_calibration_error_by_hand():
+    """Two bins: one is off by 0.3 with three images, the other perfect with one."""
+    confidence = np.array([0.7, 0.7, 0.7, 1.0], dtype=np.float32)
+
+    assert evaluate.calibration_error(confidence, np.array([True, True, True, True])) == pytest.approx(0.3 * 3 / 4)
+
+
+def test_negative_log_likelihood_by_hand():
+    """Minus the mean of the logarithms."""
+    probabilities = np.array([[0.5, 0.5], [0.1, 0.9]], dtype=np.float32)
+
+    found = evaluate.negative_log_likelihood(probabilities, np.array([0, 1]))
+
+    assert found == pytest.approx(-(math.log(0.5) + math.log(0.9)) / 2, rel=1e-5)

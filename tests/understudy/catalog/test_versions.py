@@ -1,0 +1,131 @@
+"""Versions and the champion's history, on both engines."""
+
+import pytest
+
+from understudy.catalog import versions
+from understudy.errors import Conflict, NotFound
+from understudy.records import VersionState
+
+FIRST, SECOND, THIRD = "g0000-aaaaaa", "g0001-bbbbbb", "g0002-cccccc"
+
+
+def promote(catalog, version: str, instead_of: str | None) -> None:
+    with catalog.write() as session:
+        versions.promote(session, version, instead_of=instead_of, reason="proved better", actor="gate")
+
+
+def test_a_new_version_is_a_challenger(catalog, add_version):
+    """A registered version comes back with its card unchanged, and does not serve."""
+    card = add_version(FIRST)
+
+    version = versions.get(catalog, FIRST)
+
+    assert (version.state, version.is_champion, version.card) == (VersionState.CHALLENGER, False, card)
+    assert versions.champion(catalog) is None
+
+
+def test_registering_twice_is_registering_once(catalog, add_version):
+    """A repeated trainer finds its version there, in the state that it has by now."""
+    add_version(FIRST)
+    promote(catalog, FIRST, None)
+
+    add_version(FIRST)
+
+    assert [(v.id, v.state) for v in versions.every(catalog)] == [(FIRST, VersionState.PROMOTED)]
+
+
+def test_registering_at_once_is_registering_once(catalog, card_of, in_threads):
+    """Two trainers that publish the same version at the same moment both succeed."""
+    assert in_threads(lambda _: versions.register(catalog, card_of(FIRST)), 6) == [None] * 6
+    assert len(versions.every(catalog)) == 1
+
+
+def test_the_promoted_version_is_the_champion(catalog, add_version):
+    """Promotion moves the pointer and says since when, why and by whom."""
+    add_version(FIRST)
+
+    promote(catalog, FIRST, None)
+
+    champion = versions.champion(catalog)
+    assert (champion.version, champion.sequence, champion.reason, champion.actor) == (FIRST, 1, "proved better", "gate")
+    assert versions.get(catalog, FIRST).is_champion
+
+
+def test_what_was_compared_with_another_champion_is_not_promoted(catalog, add_version):
+    """Promotion is a compare-and-set on the champion that the challenger was compared with."""
+    for version in (FIRST, SECOND, THIRD):
+        add_version(version)
+    promote(catalog, FIRST, None)
+    promote(catalog, SECOND, FIRST)
+
+    for stale in (FIRST, None):
+        with pytest.raises(Conflict, match=SECOND):
+            promote(catalog, THIRD, stale)
+
+    assert versions.champion(catalog).version == SECOND
+    assert versions.get(catalog, THIRD).state == VersionState.CHALLENGER
+
+
+def test_the_history_only_grows(catalog, add_version):
+    """A rollback is one more entry, not one less."""
+    for version in (FIRST, SECOND):
+        add_version(version)
+    promote(catalog, FIRST, None)
+    promote(catalog, SECOND, FIRST)
+    before = versions.history(catalog)
+
+    promote(catalog, FIRST, SECOND)
+
+    after = versions.history(catalog)
+    assert [c.version for c in after] == [FIRST, SECOND, FIRST]
+    assert [c.sequence for c in after] == [3, 2, 1]
+    assert after[1:] == before
+
+
+def test_of_racing_promotions_exactly_one_wins(catalog, add_version, in_threads):
+    """Challengers proved against the same champion at the same moment: one is promoted, the others get Conflict."""
+    add_version(FIRST)
+    promote(catalog, FIRST, None)
+    challengers = [f"g0001-{n:06d}" for n in range(6)]
+    for challenger in challengers:
+        add_version(challenger)
+
+    answers = in_threads(lambda n: promote(catalog, challengers[n], FIRST), len(challengers))
+
+    assert answers.count(None) == 1
+    assert {type(a) for a in answers if a is not None} == {Conflict}
+    assert versions.champion(catalog).version == challengers[answers.index(None)]
+    assert len(versions.history(catalog)) == 2
+
+
+def test_a_promotion_in_a_transaction_that_fails_did_not_happen(catalog, add_version):
+    """Promotion is part of its caller's transaction."""
+    add_version(FIRST)
+
+    def promote_and_raise() -> None:
+        with catalog.write() as session:
+            versions.promote(session, FIRST, instead_of=None, reason="", actor="test")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        promote_and_raise()
+
+    assert versions.champion(catalog) is None
+    assert versions.get(catalog, FIRST).state == VersionState.CHALLENGER
+
+
+def test_a_long_reason_is_cut(catalog, add_version):
+    """A reason longer than its column is no reason to fail."""
+    add_version(FIRST)
+    with catalog.write() as session:
+        versions.promote(session, FIRST, instead_of=None, reason="x" * 5000, actor="test")
+
+    assert len(versions.champion(catalog).reason) == 1000
+
+
+def test_an_unknown_version_is_not_found(catalog):
+    """Asking for a version that was never registered says NotFound, and so does promoting it."""
+    with pytest.raises(NotFound, match="g9999"):
+        versions.get(catalog, "g9999-000000")
+    with pytest.raises(NotFound, match="g9999"):
+        promote(catalog, "g9999-000000", None)

@@ -1,0 +1,399 @@
+"""The client against the real service over real HTTP; what is away or answers strangely is a socket of the test's own."""
+
+import hashlib
+import io
+import random
+import re
+import socket
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from understudy import labels
+from understudy.catalog import Catalog, claims, jobs, shards
+from understudy.catalog.tables import JobRow
+from understudy.client import Client, RequestFailed
+from understudy.errors import NotReady, SettingsRefused
+from understudy.records import (
+    Generation,
+    GenerationRequest,
+    GenerationState,
+    Job,
+    JobKind,
+    JobState,
+    Outcome,
+    Problem,
+    ReceiptEntry,
+    ShardManifest,
+    ShardMember,
+)
+from understudy.settings import ServiceSettings
+from understudy.store import Store, receipt_key, weights_key
+from understudy.testing import picture
+
+Opened = tuple[Catalog, Store]
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    """A client of a running service."""
+    with Client(url) as connected:
+        yield connected
+
+
+def sent_bytes(opened: Opened, job: Job) -> list[bytes]:
+    """What arrived in the store for a job, file by file."""
+    return [opened[1].get(upload["key"]) for upload in job.params["uploads"]]
+
+
+@pytest.fixture
+def strange() -> Callable[..., AbstractContextManager[tuple[str, list[bytes]]]]:
+    """Something on a port that is no Understudy."""
+    return _strange
+
+
+@contextmanager
+def _strange(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Answers every connection with the same bytes and hangs up; gives its address and the requests so far."""
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    head = connection.recv(65536)
+                    if head == b"end":
+                        return
+                    requests.append(head)
+                    connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # closing on unread bytes would reset the connection
+                        pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = server.getsockname()
+        try:
+            yield "http://{}:{}".format(*address), requests
+        finally:
+            with socket.create_connection(address) as last:
+                last.sendall(b"end")
+            thread.join(20)
+
+
+# -- asking ---------------------------------------------------------------------------------------
+
+
+def test_bytes_and_a_file_are_classified_alike(client: Client, serving: Callable[..., str], tmp_path: Path):
+    """The most probable class first, as many as asked for, and the version that said so."""
+    version = serving()
+    file = tmp_path / "green.png"
+    file.write_bytes(picture(1, 3))
+
+    answer = client.classify(file, top_k=2)
+
+    assert answer == client.classify(picture(1, 3), top_k=2)
+    assert answer.model == version
+    (prediction,) = answer.predictions
+    assert prediction.label == "green"
+    assert (prediction.classes[0].label, len(prediction.classes)) == ("green", 2)
+
+
+def test_readiness_is_told_whether_ready_or_not(client: Client, serving: Callable[..., str]):
+    """Before the first champion the 503 is an answer, not an error."""
+    assert client.readiness()["ready"] is False
+
+    version = serving()
+
+    assert client.readiness()["ready"] is True
+    client.wait_until_serving(version, timeout_s=0.1)
+    with pytest.raises(NotReady, match="does not serve another after 0 s"):
+        client.wait_until_serving("another", timeout_s=0.1)
+
+
+def test_models_come_the_newest_first_with_their_cards(client: Client, serving: Callable[..., str]):
+    """One of them is the champion."""
+    first, second = serving(), serving(sharpness=5.0)
+
+    models = client.models()
+
+    assert [m.id for m in models] == [second, first]
+    assert [m.is_champion for m in models] == [True, False]
+    assert models[0].card.version == second
+
+
+def test_a_receipt_is_read_to_its_end_page_by_page(client: Client, opened: Opened):
+    """More lines than the service gives at once; none is lost between two pages."""
+    catalog, store = opened
+    job = client.ingest("photos", io.BytesIO(b"an archive of many entries"))
+    lines = [ReceiptEntry(index=i, name=f"{i}.png", outcome=Outcome.ACCEPTED) for i in range(2500)]
+    store.replace(receipt_key(job.id, 1), labels.receipt_to_parquet(lines))
+    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
+    assert claim is not None
+    with catalog.write() as session:
+        jobs.succeed(session, claim, {"entries": 2500, "receipt_key": receipt_key(job.id, 1)})
+
+    assert list(client.receipt(job.id)) == lines
+    assert client.wait_for_job(job.id).state == JobState.SUCCEEDED
+
+
+@pytest.fixture
+def labeled_set(opened: Opened) -> None:
+    """A labeled set of one image, as far as the catalog knows."""
+    catalog, _ = opened
+    job = jobs.received(catalog, jobs.open_upload(catalog, JobKind.LABELED, params={}).id, [])
+    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
+    assert claim is not None
+    member = ShardMember(
+        sha256="0" * 64, name="a.png", offset=512, num_bytes=1, width=1, height=1, format="PNG", class_name="red"
+    )
+    manifest = ShardManifest(
+        key="labeled/a.tar", sha256="1" * 64, num_bytes=1, split="labeled", bucket=None, members=(member,)
+    )
+    shards.seal(catalog, claim, manifest, [0])
+
+
+@pytest.mark.usefixtures("labeled_set")
+def test_generations_are_opened_and_followed_to_their_end(client: Client, opened: Opened):
+    """The wait shows every look, and ends with one that failed, too."""
+    catalog, _ = opened
+    generation = client.generate(GenerationRequest(recipe="tiny", seed=3))
+
+    assert (generation.number, generation.request.seed) == (0, 3)
+    assert client.generations() == [client.generation(0)] == [generation]
+    seen: list[Generation] = []
+
+    def fail_after_the_first_look(looked_at: Generation) -> None:
+        seen.append(looked_at)
+        if len(seen) == 1:
+            claim = claims.claim(catalog, JobRow, looked_at.job.id, lease_s=60)
+            assert claim is not None
+            jobs.fail(catalog, claim, Problem(code="diverged", detail="it did not learn"))
+
+    ended = client.wait_for_generation(0, fail_after_the_first_look)
+
+    assert ended.state == GenerationState.FAILED
+    assert ended.job.problem == Problem(code="diverged", detail="it did not learn")
+    assert len(seen) == 2
+
+
+# -- sending --------------------------------------------------------------------------------------
+
+
+def test_an_archive_arrives_as_it_is_and_the_progress_is_of_its_bytes(client: Client, opened: Opened, tmp_path: Path):
+    """The last call says that all of them were sent; the bucket is there, the job waits for a worker."""
+    file = tmp_path / "some.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("noise", random.Random(0).randbytes(3 * 2**20))
+    progress: list[tuple[int, int]] = []
+
+    job = client.ingest("photos", file, on_bytes=lambda sent, total: progress.append((sent, total)))
+
+    size = file.stat().st_size
+    assert progress == sorted(progress)
+    assert len(progress) == 4
+    assert progress[-1] == (size, size)
+    assert (job.kind, job.state, job.bucket) == (JobKind.INGEST, JobState.QUEUED, "photos")
+    assert job.params["uploads"][0]["name"] == "some.zip"
+    assert sent_bytes(opened, job) == [file.read_bytes()]
+    assert client.job(job.id) == job
+    assert [b.name for b in client.buckets()] == ["photos"]
+
+
+def test_a_folder_arrives_as_a_tar_of_what_can_be_read(client: Client, opened: Opened, tmp_path: Path):
+    """In a fixed order, with empty class folders, without owners; a link counts as what it points to, or not at all."""
+    folder = tmp_path / "animals"
+    (folder / "dogs" / "small").mkdir(parents=True)
+    (folder / "cats").mkdir()
+    (folder / "dogs" / "small" / "b.png").write_bytes(picture(0, 3))
+    (folder / "dogs" / "a.png").write_bytes(picture(1, 3))
+    (folder / "dogs" / "link.png").symlink_to("a.png")
+    (folder / "dogs" / "dangling.png").symlink_to("nowhere.png")
+
+    job = client.ingest("photos", folder)
+
+    assert job.params["uploads"][0]["name"] == "animals.tar"
+    with tarfile.open(fileobj=io.BytesIO(*sent_bytes(opened, job))) as tar:
+        members = {m.name: m for m in tar.getmembers()}
+        content = {name: tar.extractfile(m).read() for name, m in members.items() if m.isfile()}  # type: ignore[union-attr]
+    assert list(members) == ["cats", "dogs", "dogs/a.png", "dogs/link.png", "dogs/small", "dogs/small/b.png"]
+    assert {name for name, m in members.items() if m.isdir()} == {"cats", "dogs", "dogs/small"}
+    assert content == {
+        "dogs/a.png": picture(1, 3),
+        "dogs/link.png": picture(1, 3),
+        "dogs/small/b.png": picture(0, 3),
+    }
+    assert {(m.uid, m.uname) for m in members.values()} == {(0, "")}
+
+
+def test_one_image_is_an_upload_too(client: Client, opened: Opened, tmp_path: Path):
+    """It arrives under its own name, which need not be ASCII."""
+    file = tmp_path / "grün & blau.png"
+    file.write_bytes(picture(1, 3))
+
+    job = client.ingest("photos", file)
+
+    assert job.params["uploads"][0]["name"] == "grün & blau.png"
+    assert sent_bytes(opened, job) == [picture(1, 3)]
+
+
+def test_labeled_images_and_a_holdout_arrive_as_two_uploads_of_one_job(client: Client, opened: Opened, tmp_path: Path):
+    """Each with its split; what was asked of generation 0 comes along."""
+    for part, seed in (("labeled", 0), ("holdout", 1)):
+        (tmp_path / part / "red").mkdir(parents=True)
+        (tmp_path / part / "red" / "a.png").write_bytes(picture(0, 3, seed=seed))
+
+    asked = GenerationRequest(student="tiny", recipe="tiny", overrides={"size": 24}, seed=5)
+    job = client.labeled(tmp_path / "labeled", tmp_path / "holdout", request=asked)
+
+    assert job.kind == JobKind.LABELED
+    assert [u["split"] for u in job.params["uploads"]] == ["labeled", "holdout"]
+    assert [u["name"] for u in job.params["uploads"]] == ["labeled.tar", "holdout.tar"]
+    assert GenerationRequest(**job.params["request"]) == asked
+    for data, seed in zip(sent_bytes(opened, job), (0, 1), strict=True):
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            assert tar.extractfile("red/a.png").read() == picture(0, 3, seed=seed)  # type: ignore[union-attr]
+
+
+def test_without_a_holdout_the_share_to_freeze_comes_along(client: Client, opened: Opened):
+    """One upload, from a file that was opened by somebody else."""
+    job = client.labeled(io.BytesIO(b"an archive"), holdout_fraction=0.3)
+
+    assert job.params["holdout_fraction"] == 0.3
+    assert sent_bytes(opened, job) == [b"an archive"]
+
+
+def test_weights_are_named_by_their_content(client: Client, opened: Opened, tmp_path: Path):
+    """The answer is the sha-256 of the file, under which the store has it."""
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes((2).to_bytes(8, "little") + b"{}" + bytes(100))
+
+    sha256 = client.weights(file)
+
+    assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert opened[1].get(weights_key(sha256)) == file.read_bytes()
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_problem_is_raised_with_its_code_status_and_sentence(client: Client, serving: Callable[..., str]):
+    """Programs look at the code, people read the message."""
+    serving()
+    cases: list[tuple[Callable[[], object], str, int]] = [
+        (lambda: client.classify(b"no image"), "not_an_image", 415),
+        (lambda: client.job("nobody"), "not_found", 404),
+        (lambda: list(client.receipt("nobody")), "not_found", 404),
+        (lambda: client.ingest("Not A Bucket", io.BytesIO(b"x")), "invalid_request", 422),
+        (lambda: client.ingest("photos", io.BytesIO(b"")), "empty_upload", 422),
+        (lambda: client.generate(), "not_ready", 503),
+    ]
+    for call, code, status in cases:
+        with pytest.raises(RequestFailed) as caught:
+            call()
+        assert (caught.value.code, caught.value.status) == (code, status)
+        assert len(str(caught.value)) > 10
+
+
+def test_an_upload_over_the_limit_is_a_problem_and_not_a_broken_connection(
+    service_settings: ServiceSettings, served: Callable[..., AbstractContextManager[str]]
+):
+    """The service answers and hangs up while the client still sends; the answer is what counts."""
+    small = service_settings.model_copy(update={"max_upload_bytes": 1000})
+    with served(small) as url, Client(url) as client, pytest.raises(RequestFailed) as caught:
+        client.ingest("photos", io.BytesIO(bytes(2**25)))
+
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("call", ["classify", "readiness", "buckets"])
+def test_nobody_answers_is_one_clear_sentence(call: str):
+    """Where nobody was, and what to do."""
+    with closing(socket.socket()) as deaf:  # bound, so nobody else gets the port; not listening
+        deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with Client(url, patience_s=0) as client, pytest.raises(RequestFailed) as caught:
+            getattr(client, call)(*[b"an image"] if call == "classify" else [])
+
+    assert (caught.value.code, caught.value.status) == ("not_connected", None)
+    assert re.fullmatch(rf"no answer from {url} \(.+\); start it with `understudy up`, or .+ --url", str(caught.value))
+
+
+def test_reading_is_retried_while_the_service_is_away(
+    service_settings: ServiceSettings, served: Callable[..., AbstractContextManager[str]]
+):
+    """The first request is hung up on; the service comes late, and answers the same call."""
+    with (
+        ThreadPoolExecutor(1) as caller,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Client("http://{}:{}".format(*server.getsockname())) as client,
+    ):
+        asked = caller.submit(client.buckets)
+        server.accept()[0].close()
+        with served(service_settings, server):
+            assert asked.result(timeout=20) == []
+
+
+def test_what_could_act_twice_is_not_retried(strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]]):
+    """A POST that was hung up on may have been heard: the caller decides."""
+    with strange(b"") as (url, requests), Client(url) as client:
+        for call in (client.generate, lambda: client.classify(b"x"), lambda: client.ingest("b", io.BytesIO(b"x"))):
+            requests.clear()
+            with pytest.raises(RequestFailed, match="no answer"):
+                call()
+            assert len(requests) == 1
+
+
+def test_an_answer_that_is_not_of_understudy_is_told_in_one_line(
+    strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]],
+):
+    """Another server on that address: what it said, shortened, and a doubt about the address."""
+    page = b"<html>\n<h1>It works</h1>\n</html>" + b"\n" * 10 + b"more " * 1000
+    with strange(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n" + page) as (url, _), Client(url) as client:
+        with pytest.raises(RequestFailed) as caught:
+            client.buckets()
+        with pytest.raises(RequestFailed, match="no answer"):
+            client.readiness()
+
+    assert caught.value.status == 404
+    assert "\n" not in str(caught.value)
+    assert "<html> <h1>It works</h1> </html>" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_good_answer_that_is_no_json_is_not_believed(
+    strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]],
+):
+    """A page that welcomes is not a prediction."""
+    page = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n<html>welcome</html>"
+    with (
+        strange(page) as (url, _),
+        Client(url) as client,
+        pytest.raises(RequestFailed, match="answered 200 as Understudy does not"),
+    ):
+        client.classify(b"an image")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://[::1"])
+def test_what_is_no_address_is_refused_at_once(url: str):
+    """SettingsRefused, with an example of one."""
+    with pytest.raises(SettingsRefused, match=re.escape("http://127.0.0.1:8000")):
+        Client(url)
+
+
+def test_this_machine_is_asked_directly_whatever_proxy_the_environment_names(url: str, monkeypatch: pytest.MonkeyPatch):
+    """Behind a company's proxy the stack on one's own machine must still be found."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    with Client(url) as client:
+        assert client.buckets() == []

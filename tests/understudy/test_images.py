@@ -1,0 +1,460 @@
+"""Bytes to pixels: golden conversions, every way in which an image can be broken, and timm's geometry."""
+
+import io
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from understudy import images
+from understudy.errors import ImageRefused
+from understudy.images import FORMATS, MAX_PIXELS
+from understudy.records import Preprocessing
+
+#: Photos for development, beside the repository; absent elsewhere.
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "clothing-photos" / "test.tar"
+NUM_PHOTOS = 24
+
+
+def gradient(width: int = 64, height: int = 48):
+    """A picture with no symmetry, smooth enough for JPEG: (H, W, 3) uint8."""
+    row, column = np.mgrid[0:height, 0:width]
+    channels = (255 * column / width, 255 * row / height, 128 + 60 * np.sin((row + 2 * column) / 20))
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int, bits: int = 1, colour: int = 0) -> bytes:
+    """The beginning of a PNG of any size, without its pixels."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+
+
+def whole_png(width: int, height: int) -> bytes:
+    """A black 1-bit PNG of any size, a few kilobytes small."""
+    rows = zlib.compress(bytes((width + 7) // 8 + 1) * height, 9)
+    return png_header(width, height) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    """A small JPEG whose header says that it is large."""
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def refusal_of(data: bytes, read=images.decode) -> str:
+    """The code with which an image is refused."""
+    with pytest.raises(ImageRefused) as refusal:
+        read(data)
+    return refusal.value.code
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+def test_nothing_is_empty():
+    """B1: zero bytes are refused as empty, by the header's reader too."""
+    assert refusal_of(b"") == refusal_of(b"", images.inspect) == "empty"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(np.random.default_rng(0).bytes(4096), id="random"),
+        pytest.param(b"hello, this is no photo\n" * 100, id="text"),
+        pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", id="svg"),
+        pytest.param(b"<!doctype html><title>cat.png</title>", id="html"),
+        pytest.param(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", id="pdf"),
+        pytest.param(b"\xff\xd8\xff", id="three bytes of a JPEG"),
+        pytest.param(b"\x89PNG\r\n\x1a\n", id="a PNG's signature alone"),
+    ],
+)
+def test_what_is_no_image_is_refused(data):
+    """B2, B15: what no decoder knows is not an image."""
+    assert refusal_of(data) == refusal_of(data, images.inspect) == "not_an_image"
+
+
+@pytest.mark.parametrize("image_format", ["PPM", "TGA", "ICO", "EPS", "PCX", "SGI", "JPEG2000", "PDF", "AVIF"])
+def test_formats_outside_the_list_never_reach_a_decoder(image_format):
+    """B13, B14: Pillow could open or make these; we take six formats."""
+    data = encoded(Image.fromarray(gradient(32, 32)), image_format)
+
+    assert refusal_of(data) == "not_an_image"
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_an_image_that_breaks_off_is_refused(image_format, share):
+    """B3, B4: a file that was cut anywhere gives a refusal, never half a picture."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), image_format)
+
+    code = refusal_of(data[: int(share * len(data))])
+
+    is_header_cut = image_format == "GIF" and share == 0.1
+    assert code in ({"not_an_image"} if is_header_cut else {"truncated", "corrupt"})
+
+
+def test_half_a_photo_is_truncated():
+    """B3, B4: of the two common formats the reason is exact."""
+    for image_format in ("JPEG", "PNG"):
+        data = encoded(Image.fromarray(gradient()), image_format)
+        assert refusal_of(data[: len(data) // 2]) == "truncated"
+
+
+def test_a_bad_checksum_is_corrupt():
+    """B4: a PNG whose pixels were changed on the way is refused."""
+    data = bytearray(encoded(Image.fromarray(gradient())))
+    data[data.index(b"IDAT") + 40] ^= 0xFF
+
+    assert refusal_of(bytes(data)) == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(whole_png(20_000, 20_000), id="B5 400 megapixels"),
+        pytest.param(whole_png(13_000, 6_000), id="B6 78 megapixels"),
+        pytest.param(jpeg_claiming(9_000, 9_000), id="B7 631 bytes that claim 81 megapixels"),
+        pytest.param(png_header(2**31 - 1, 2**31 - 1) + chunk(b"IEND", b""), id="a header alone"),
+        pytest.param(whole_png(MAX_PIXELS // 8_000 + 1, 8_000), id="just over the limit"),
+    ],
+)
+def test_too_many_pixels_are_refused_by_the_header(data):
+    """B5-B7: a bomb is known by its header; no pixel of it is ever decoded."""
+    assert refusal_of(data) == refusal_of(data, images.inspect) == "too_many_pixels"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 65_000), (65_000, 1), (20_001, 400), (1, 20_000), (20_000, 2)])
+def test_sides_that_no_photo_has_are_refused(width, height):
+    """B8: an image that is too long, or far too narrow to be resized, has bad dimensions."""
+    assert refusal_of(whole_png(width, height)) == "bad_dimensions"
+
+
+def test_one_pixel_is_an_image():
+    """B8: there is no lower limit but one pixel."""
+    assert images.decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3)))).tolist() == [[[1, 2, 3]]]
+    assert images.load(encoded(Image.new("RGB", (1, 1))), Preprocessing(size=8)).shape == (8, 8, 3)
+
+
+def test_an_image_at_the_limit_of_pixels_is_taken():
+    """The limit itself is allowed."""
+    assert images.inspect(whole_png(MAX_PIXELS // 8_000, 8_000)).width == MAX_PIXELS // 8_000
+
+
+def test_a_decoder_that_trips_over_types_is_no_fault_of_ours():
+    """A TIFF whose offset is not stored as a number is corrupt, though Pillow raises TypeError."""
+    data = bytearray(encoded(Image.fromarray(gradient()), "TIFF"))
+    strip_offsets = data.index(struct.pack("<HH", 273, 4))
+    data[strip_offsets + 2] = 7  # "undefined" in place of "long"
+
+    assert refusal_of(bytes(data)) == "corrupt"
+
+
+def test_a_text_bomb_is_corrupt():
+    """B9: 100 MB of compressed comments in a small PNG are not unpacked."""
+    text = b"Comment\0\0" + zlib.compress(bytes(100 * 2**20), 9)
+    data = encoded(Image.fromarray(gradient()))
+    end = data.index(b"IDAT") - 4
+
+    assert refusal_of(data[:end] + chunk(b"zTXt", text) + data[end:]) == "corrupt"
+
+
+# -- golden conversions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_exif_orientation_decodes_to_the_same_picture(orientation, image_format):
+    """B11: a photo is upright however the camera was held."""
+    upright = Image.fromarray(gradient())
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }.get(orientation)  # fmt: skip
+    stored = upright if turn is None else upright.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(image_format, {})
+
+    pixels = images.decode(encoded(stored, image_format, exif=exif, **options))
+
+    tolerance = 12 if image_format == "JPEG" else 0
+    assert pixels.shape == gradient().shape
+    assert np.abs(pixels.astype(int) - gradient()).max() <= tolerance
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled(image_format):
+    """B10: 65535 is white and 40000 is a middle grey, not white too."""
+    values = np.array([[0, 257, 40_000, 65_535]], dtype=np.uint16)
+
+    pixels = images.decode(encoded(Image.fromarray(values), image_format))
+
+    assert pixels[0, :, 0].tolist() == [0, 1, 156, 255]
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_floating_point_grey_is_scaled():
+    """A TIFF of floats is read on its own scale: 0 to 1, or 0 to 65535; what is no number is black."""
+    unit = encoded(Image.fromarray(np.array([[0, 0.5, 1.0]], dtype=np.float32)), "TIFF")
+    large = encoded(Image.fromarray(np.array([[0, 32_768, np.nan, 1e9, -5]], dtype=np.float32)), "TIFF")
+
+    assert images.decode(unit)[0, :, 0].tolist() == [0, 128, 255]
+    assert images.decode(large)[0, :, 0].tolist() == [0, 128, 0, 255, 0]
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_transparency_is_laid_on_white(image_format):
+    """B10: transparent red is white, half of it is pink, opaque red is red."""
+    rgba = np.array([[[255, 0, 0, 0], [255, 0, 0, 128], [255, 0, 0, 255]]], dtype=np.uint8)
+    options = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+
+    pixels = images.decode(encoded(Image.fromarray(rgba), image_format, **options))
+
+    assert pixels.tolist() == [[[255, 255, 255], [255, 127, 127], [255, 0, 0]]]
+
+
+def test_grey_with_transparency_is_laid_on_white():
+    """B10: LA is composited like RGBA."""
+    grey = np.array([[[0, 0], [0, 128], [0, 255]]], dtype=np.uint8)
+
+    assert images.decode(encoded(Image.fromarray(grey, "LA")))[0, :, 0].tolist() == [255, 127, 0]
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_on_white():
+    """B10: in a PNG with a palette the transparent entry is white, the others are their colours."""
+    image = Image.new("P", (3, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata([0, 1, 2])
+
+    pixels = images.decode(encoded(image, transparency=0))
+
+    assert pixels.tolist() == [[[255, 255, 255], [0, 255, 0], [0, 0, 255]]]
+
+
+def test_one_colour_marked_as_transparent_is_white():
+    """An RGB or grey PNG may name one colour that is not to be seen."""
+    colours = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], dtype=np.uint8))
+    greys = Image.fromarray(np.array([[7, 8]], dtype=np.uint8))
+
+    assert images.decode(encoded(colours, transparency=(255, 0, 0))).tolist() == [[[255, 255, 255], [0, 0, 255]]]
+    assert images.decode(encoded(greys, transparency=7))[0, :, 0].tolist() == [255, 8]
+
+
+def test_black_and_white_is_black_and_white():
+    """One bit a pixel becomes 0 and 255."""
+    image = Image.fromarray(np.array([[True, False]]))
+
+    assert images.decode(encoded(image)).tolist() == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "TIFF"])
+def test_cmyk_becomes_rgb(image_format):
+    """B10: pure inks become their colours on the screen."""
+    inks = np.zeros((16, 32, 4), dtype=np.uint8)
+    inks[:, :16] = (255, 0, 0, 0)
+    inks[:, 16:] = (0, 0, 0, 255)
+
+    pixels = images.decode(encoded(Image.fromarray(inks, "CMYK"), image_format)).astype(int)
+
+    assert np.abs(pixels[8, 4] - (0, 255, 255)).max() <= 4
+    assert np.abs(pixels[8, 28]).max() <= 4
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_counts(image_format):
+    """B12: however many frames follow, only the first is decoded."""
+    colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250)] * 20
+    frames = [Image.new("RGB", (32, 32), colour) for colour in colours]
+    options = {"lossless": True} if image_format == "WEBP" else {}
+
+    data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
+
+    assert images.decode(data).reshape(-1, 3).tolist() == [[250, 10, 10]] * 1024
+
+
+def test_what_follows_an_image_is_ignored():
+    """B16: a web page behind a JPEG changes no pixel."""
+    data = encoded(Image.fromarray(gradient()), "JPEG")
+
+    assert (images.decode(data + b"<script>alert(1)</script>" * 100) == images.decode(data)).all()
+
+
+def test_metadata_changes_nothing():
+    """B17: a huge EXIF block, comments and profiles are not looked at."""
+    picture = Image.fromarray(gradient())
+    exif = Image.Exif()
+    exif[0x010E] = "<script>" * 5000
+    comments = PngImagePlugin.PngInfo()
+    comments.add_text("Comment", "x" * 100_000)
+    plain = encoded(picture, "JPEG")
+
+    assert (images.decode(encoded(picture, "JPEG", exif=exif)) == images.decode(plain)).all()
+    assert (images.decode(encoded(picture, pnginfo=comments, icc_profile=b"x" * 100_000)) == gradient()).all()
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" * 9]
+)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_metadata_is_no_reason_to_refuse_a_photo(image_format, exif):
+    """B17: an EXIF block that cannot be read turns nothing; the picture is fine."""
+    data = encoded(Image.fromarray(gradient()), image_format, exif=exif)
+
+    assert images.decode(data).shape == gradient().shape
+
+
+def test_the_facts_are_those_of_the_header():
+    """inspect() tells the stored size, before any turn, and the format."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    facts = images.inspect(encoded(Image.fromarray(gradient()), "JPEG", exif=exif))
+
+    assert (facts.width, facts.height, facts.format) == (64, 48, "JPEG")
+
+
+# -- whatever is sent -----------------------------------------------------------------------------
+
+SEEDS = [encoded(Image.fromarray(gradient(24, 16)), f) for f in FORMATS] + [
+    encoded(Image.fromarray(gradient(24, 16)).convert("P"), "GIF"),
+    encoded(Image.fromarray(gradient(24, 16)).convert("CMYK"), "TIFF", compression="tiff_lzw"),
+    encoded(
+        Image.fromarray(gradient(24, 16)),
+        "JPEG",
+        exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0",
+    ),
+]
+
+
+CODES = {"empty", "not_an_image", "truncated", "corrupt", "too_many_pixels", "bad_dimensions"}
+
+
+def is_pixels_or_refusal(data: bytes) -> bool:
+    try:
+        pixels = images.load(data, Preprocessing(size=8))
+    except ImageRefused as refusal:
+        return refusal.code in CODES
+    return pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: png_header(8, 8, 8, 2) + tail))
+def test_any_bytes_give_pixels_or_a_refusal(data):
+    """Whatever is sent, there is no other error."""
+    assert is_pixels_or_refusal(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.sampled_from(SEEDS),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    kept=st.floats(0, 1),
+    is_cut=st.booleans(),
+)
+def test_any_damage_to_an_image_gives_pixels_or_a_refusal(seed, changes, kept, is_cut):
+    """B18: images of every format with bytes changed and the end cut off raise ImageRefused at worst."""
+    data = bytearray(seed)
+    for place, value in changes:
+        data[int(place * len(data))] = value
+
+    assert is_pixels_or_refusal(bytes(data[: int(kept * len(data))] if is_cut else data))
+
+
+# -- geometry -------------------------------------------------------------------------------------
+
+SHAPES = [(640, 480), (480, 640), (500, 333), (333, 500), (224, 224), (97, 61), (30, 400), (1201, 900)]
+PREPROCESSINGS = [
+    Preprocessing(size=224, crop_fraction=0.875, interpolation="bicubic"),
+    Preprocessing(size=224, crop_fraction=0.9, interpolation="bicubic"),
+    Preprocessing(size=224, crop_fraction=0.95, interpolation="bilinear"),
+    Preprocessing(size=160, crop_fraction=0.965, interpolation="bicubic"),
+    Preprocessing(size=64, crop_fraction=1.0, interpolation="bilinear"),
+    Preprocessing(size=33, crop_fraction=0.7, interpolation="bilinear"),
+]
+
+
+def by_timm(image: Image.Image, preprocessing: Preprocessing):
+    """The same input as timm's evaluation transform makes it: (size, size, 3) uint8."""
+    from timm.data import create_transform
+
+    transform = create_transform(
+        input_size=(3, preprocessing.size, preprocessing.size),
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_fraction,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+    return (transform(image) * 255.0).round().numpy().transpose(1, 2, 0).astype(np.uint8)
+
+
+def assert_like_timm(image: Image.Image, preprocessing: Preprocessing) -> None:
+    ours = images.prepare(image, preprocessing)
+    assert (ours.shape, ours.dtype) == ((preprocessing.size, preprocessing.size, 3), np.uint8)
+    assert np.abs(ours.astype(int) - by_timm(image, preprocessing)).max() <= 1
+
+
+def drawing(width: int, height: int) -> Image.Image:
+    """A picture with edges, lines and noise, on which a shift of one pixel shows."""
+    random = np.random.default_rng([width, height])
+    image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        x, y = random.integers(0, width), random.integers(0, height)
+        draw.ellipse((x - 30, y - 20, x + 30, y + 20), fill=tuple(int(c) for c in random.integers(0, 256, 3)))
+    return image
+
+
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=lambda p: f"{p.size}-{p.crop_fraction}-{p.interpolation}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_the_input_is_timms(shape, preprocessing):
+    """Every pixel of the input is within 1 of what timm's evaluation transform makes."""
+    assert_like_timm(drawing(*shape), preprocessing)
+
+
+@pytest.mark.skipif(not PHOTOS.exists(), reason=f"{PHOTOS} is for development only")
+def test_the_input_of_real_photos_is_timms():
+    """Photos as people take them go through the same geometry as in training."""
+    with tarfile.open(PHOTOS) as tar:
+        photos = (info for info in tar if info.name.endswith((".jpg", ".jpeg")))
+        for info, _ in zip(photos, range(NUM_PHOTOS), strict=False):
+            assert_like_timm(images.open_rgb(tar.extractfile(info).read()), PREPROCESSINGS[1])
+
+
+def test_pixels_and_pictures_are_prepared_alike():
+    """prepare() takes an array or a Pillow image, and load() is both steps in one."""
+    preprocessing = Preprocessing(size=32)
+    data = encoded(Image.fromarray(gradient()))
+
+    expected = images.prepare(gradient(), preprocessing)
+
+    assert (images.prepare(Image.fromarray(gradient()), preprocessing) == expected).all()
+    assert (images.load(data, preprocessing) == expected).all()
+
+
+def test_an_input_of_the_right_size_is_left_alone():
+    """An image that has the model's size already loses nothing."""
+    assert (images.prepare(gradient(40, 40), Preprocessing(size=40)) == gradient(40, 40)).all()

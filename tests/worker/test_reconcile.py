@@ -1,0 +1,142 @@
+import threading
+
+import pytest
+from sqlalchemy import update
+
+from understudy import messages, registry
+from understudy.catalog import claims, generations, jobs, shards, versions
+from understudy.catalog.tables import JobRow, LabelSetRow
+from understudy.records import JobKind, JobState
+from understudy.store import upload_key
+from understudy.testing import picture, tiny_artifact
+from worker import reconcile
+from worker.unpack import unpack
+
+GOOD = [picture(n, 3, seed=n, size=8) for n in range(3)]
+
+
+@pytest.fixture
+def reconcile_once(resources, app):
+    return lambda: reconcile.reconcile(resources.catalog, resources.store, app, resources.settings)
+
+
+def waiting(app):
+    return messages.num_waiting(app, messages.UNPACK), messages.num_waiting(app, messages.LABEL)
+
+
+def spend(resources, work, id, lapse_leases, times):
+    for _ in range(times):
+        assert claims.claim(resources.catalog, work, id, lease_s=60, max_attempts=100)
+        lapse_leases(resources.catalog)
+
+
+def test_a_job_that_nobody_was_told_of_is_rung_for_once(resources, send, app, reconcile_once):
+    """An empty queue gets what waits; a queue that is not empty gets nothing more."""
+    send(GOOD[0])
+    send(GOOD[1])
+    reconcile_once()
+    assert waiting(app) == (2, 0)
+    reconcile_once()
+    assert waiting(app) == (2, 0)
+
+
+def test_a_generation_is_not_rung_for(resources, app, reconcile_once):
+    """Its job is the trainer's."""
+    generation = jobs.open_upload(resources.catalog, JobKind.GENERATION, params={})
+    jobs.received(resources.catalog, generation.id, [])
+    reconcile_once()
+    assert waiting(app) == (0, 0)
+
+
+def test_shards_without_label_sets_get_them_wished_and_rung_for(resources, send, app, reconcile_once):
+    """Also those that were sealed before there was a champion."""
+    unpack(resources, send(GOOD[0]).id)
+    artifact, card = tiny_artifact(["a", "b"])
+    registry.publish(resources.store, resources.catalog, card, artifact, b"")
+    with resources.catalog.write() as session:
+        versions.promote(session, card.version, instead_of=None, reason="first", actor="test")
+    reconcile_once()
+    assert waiting(app) == (0, 1)
+    assert shards.label_progress(resources.catalog, card.version).num_shards == 1
+
+
+def test_work_that_killed_its_holders_is_set_aside(resources, send, reconcile_once, lapse_leases):
+    """At three; a trainer may die more often."""
+    job = send(GOOD[0])
+    generation = jobs.open_upload(resources.catalog, JobKind.GENERATION, params={})
+    jobs.received(resources.catalog, generation.id, [])
+    spend(resources, JobRow, job.id, lapse_leases, claims.MAX_ATTEMPTS)
+    spend(resources, JobRow, generation.id, lapse_leases, generations.MAX_ATTEMPTS - 1)
+    reconcile_once()
+    assert jobs.get(resources.catalog, job.id).problem.code == "gave_up"
+    assert len(resources.store.list("uploads/")) == 1  # its bytes are kept for a retry
+    assert jobs.get(resources.catalog, generation.id).state is JobState.RUNNING
+    spend(resources, JobRow, generation.id, lapse_leases, 1)
+    reconcile_once()
+    assert jobs.get(resources.catalog, generation.id).state is JobState.FAILED
+
+
+def test_an_upload_that_fell_silent_ends_its_job(resources, reconcile_once):
+    """And its bytes go; one that still arrives is let be."""
+    silent, alive = (jobs.open_upload(resources.catalog, JobKind.INGEST, bucket="b", params={}) for _ in range(2))
+    for job in (silent, alive):
+        resources.store.put(upload_key(job.id, 0), b"some")
+    with resources.catalog.write() as session:
+        long_ago = JobRow.updated_at - reconcile.UPLOAD_SILENCE_S - 1
+        session.execute(update(JobRow).where(JobRow.id == silent.id).values(updated_at=long_ago))
+    reconcile_once()
+    assert jobs.get(resources.catalog, silent.id).problem.code == "upload_broken"
+    assert jobs.get(resources.catalog, alive.id).state is JobState.RECEIVING
+    assert resources.store.list("uploads/") == [upload_key(alive.id, 0)]
+
+
+def test_uploads_of_nobody_are_swept(resources, send, reconcile_once):
+    """A job is in the catalog before its first byte, so what has none is an orphan."""
+    job = send(GOOD[0])
+    resources.store.put(upload_key("0" * 20, 0), b"orphan")
+    reconcile_once()
+    assert resources.store.list("uploads/") == [upload_key(job.id, 0)]
+
+
+def test_without_redis_the_rest_is_done(resources, send, tmp_path, caplog, lapse_leases):
+    """Nobody is rung, and the log says so."""
+    poisoned = send(GOOD[0])
+    spend(resources, JobRow, poisoned.id, lapse_leases, claims.MAX_ATTEMPTS)
+    away = messages.celery_app(f"redis+socket://{tmp_path / 'nobody.sock'}")
+    reconcile.reconcile(resources.catalog, resources.store, away, resources.settings)
+    assert jobs.get(resources.catalog, poisoned.id).state is JobState.FAILED
+    assert "the queue is away" in caplog.text
+
+
+def test_the_loop_ends_when_it_is_told_to(resources, app):
+    """At once, in the middle of its pause."""
+    stopped = threading.Event()
+    settings = resources.settings.model_copy(update={"reconcile_s": 600.0})
+    loop = threading.Thread(
+        target=reconcile.run, args=(resources.catalog, resources.store, app, settings, stopped), daemon=True
+    )
+    loop.start()
+    stopped.set()
+    loop.join(20)
+    assert not loop.is_alive()
+
+
+def test_no_more_rings_than_workers_can_hear(resources, send, app, reconcile_once, monkeypatch):
+    """The rest is rung for in later rounds."""
+    monkeypatch.setattr(reconcile, "MAX_RINGS", 1)
+    send(GOOD[0])
+    send(GOOD[1])
+    reconcile_once()
+    assert waiting(app)[0] == 1
+
+
+def test_a_label_set_that_killed_its_workers_is_set_aside(resources, send, reconcile_once, lapse_leases):
+    """So that one poisoned shard does not stop the others."""
+    artifact, card = tiny_artifact(["a", "b"])
+    registry.publish(resources.store, resources.catalog, card, artifact, b"")
+    with resources.catalog.write() as session:
+        versions.promote(session, card.version, instead_of=None, reason="first", actor="test")
+    unpack(resources, send(GOOD[0]).id)
+    spend(resources, LabelSetRow, 1, lapse_leases, claims.MAX_ATTEMPTS)
+    reconcile_once()
+    assert shards.label_progress(resources.catalog, card.version).num_failed == 1

@@ -1,0 +1,124 @@
+"""``python -m trainer``: takes generations from the catalog, one at a time, until it is told to end."""
+
+import logging
+import signal
+import sys
+import threading
+from functools import partial
+
+import torch
+
+from trainer import generation
+from trainer.generation import Workplace
+from trainer.progress import Progress, Stopped
+from understudy import messages, settings
+from understudy.catalog import Catalog, claims, generations, jobs
+from understudy.catalog.claims import Claim
+from understudy.catalog.tables import JobRow
+from understudy.engine import available_cores
+from understudy.errors import LeaseLost, SettingsRefused, UnderstudyError
+from understudy.records import Problem
+from understudy.settings import TrainerSettings
+from understudy.store import Store
+from understudy.telemetry import configure_logging
+
+log = logging.getLogger("trainer")
+
+#: Left to the threads that make batches, and to the service beside us. Torch's threads wait for each
+#: other many times a step: on two busy cores a small student took 1,000 ms a step with two, 43 with one.
+CORES_FOR_OTHERS = 1
+
+STOPPED = Problem(code=claims.STOPPED, detail="its trainer was asked to end; another one goes on")
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT."""
+    try:
+        return run(settings.read(TrainerSettings))
+    except SettingsRefused as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return 2
+
+
+def run(read: TrainerSettings) -> int:
+    """Open what the settings name, work until told to end, close it."""
+    configure_logging(read.log_format)
+    torch.set_num_threads(max(1, available_cores() - CORES_FOR_OTHERS))
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    catalog = Catalog(read.catalog_url)
+    try:
+        catalog.migrate()
+        place = Workplace(
+            catalog,
+            Store(read.store_url),
+            read.device,
+            read.provider,
+            read.poll_s,
+            ring=partial(messages.ring, messages.celery_app(read.broker_url), messages.LABEL),
+        )
+        work(place, stopping, lease_s=read.lease_s)
+    finally:
+        catalog.close()
+    return 0
+
+
+def work(place: Workplace, stopping: threading.Event, *, lease_s: float) -> None:
+    """Take one generation after the other until ``stopping`` is set."""
+    log.info("ready")
+    while not stopping.is_set():
+        claim = take(place.catalog, lease_s)
+        if claim is None:
+            stopping.wait(place.poll_s)
+        elif not attempt(place, claim, stopping):
+            stopping.wait(place.poll_s * claim.attempt)  # what has just failed is not hammered
+    log.info("ended")
+
+
+def take(catalog: Catalog, lease_s: float) -> Claim | None:
+    """Claim a generation that waits, or whose trainer has died. None: there is none.
+
+    One that took down too many trainers is set aside by the reconciler.
+    """
+    job_id = generations.claimable(catalog)
+    if job_id is None:
+        return None
+    return claims.claim(catalog, JobRow, job_id, lease_s=lease_s, max_attempts=generations.MAX_ATTEMPTS)
+
+
+def attempt(place: Workplace, claim: Claim, stopping: threading.Event) -> bool:
+    """Work on one claimed generation; whatever happens, the catalog says so. False: it was given back."""
+    try:
+        return _attempt(place, claim, stopping)
+    except LeaseLost as lost:
+        log.warning("%s", lost)
+        return True
+
+
+def _attempt(place: Workplace, claim: Claim, stopping: threading.Event) -> bool:
+    catalog = place.catalog
+    job_id = str(claim.id)
+    try:
+        with claims.keep(catalog, claim):
+            turn = generations.of_job(catalog, job_id)
+            log.info("generation %d, attempt %d", turn.number, claim.attempt)
+            generation.run(place, claim, Progress(catalog, claim, stopping), turn)
+    except Stopped:
+        claims.give_back(catalog, claim, STOPPED, is_forgiven=True, max_attempts=generations.MAX_ATTEMPTS)
+        return False
+    except LeaseLost:
+        raise
+    except UnderstudyError as refusal:
+        log.warning("job %s: %s: %s", job_id, refusal.code, refusal)
+        jobs.fail(catalog, claim, Problem(code=refusal.code, detail=str(refusal)))
+    except Exception as fault:
+        log.exception("job %s failed, and is given back", job_id)
+        problem = Problem(code="internal", detail=f"{type(fault).__name__}: {fault}")
+        claims.give_back(catalog, claim, problem, max_attempts=generations.MAX_ATTEMPTS)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

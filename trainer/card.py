@@ -1,0 +1,108 @@
+"""The card of a challenger: put together from what the steps of its generation wrote."""
+
+from typing import Any
+
+from trainer import export
+from trainer.checkpoints import Metrics
+from trainer.plan import Plan
+from trainer.selection import LabelSets, Selection
+from understudy.records import Evaluation, Interval, ModelCard, Probe, Record, Sha256
+from understudy.store import generation_key, model_key
+
+
+class Training(Record):
+    """What a training run was: written when its weights are in the store."""
+
+    weights_sha256: Sha256
+    num_steps: int
+    num_labeled: int  #: images
+    num_pseudo: int  #: rows, copies included
+    seconds: float
+    device: str
+    learning_rate_factor: float
+    history: tuple[Metrics, ...]
+
+
+class Export(Record):
+    """What an export was: written when the artifact is in the store and the engine has agreed with torch."""
+
+    version: str
+    artifact_sha256: Sha256
+    artifact_bytes: int
+    probe: Probe
+    worst_difference: float  #: of a probability, between torch and the engine, on labeled images
+
+
+def draft_card(plan: Plan, exported: Export) -> ModelCard:
+    """The card of an artifact that nobody has evaluated yet: enough to load it."""
+    version = exported.version
+    return ModelCard(
+        version=version,
+        generation=plan.generation,
+        student=plan.student,
+        num_parameters=plan.num_parameters,
+        classes=plan.classes,
+        preprocessing=plan.recipe.preprocessing,
+        temperature=export.TEMPERATURE,
+        artifact_key=model_key(version, "model.onnx"),
+        artifact_sha256=exported.artifact_sha256,
+        artifact_bytes=exported.artifact_bytes,
+        weights_key=model_key(version, "weights.safetensors"),
+        probe=exported.probe,
+        recipe=plan.recipe.model_dump(mode="json"),
+        teacher=plan.teacher,
+        data={},
+        training={},
+        evaluation=_unmeasured(version),
+        software=export.software(),
+    )
+
+
+def _unmeasured(version: str) -> Evaluation:
+    return Evaluation(
+        version=version,
+        num_images=0,
+        num_correct=0,
+        accuracy=0.0,
+        interval=Interval(low=0.0, high=1.0),
+        per_class={},
+        calibration_error=0.0,
+        negative_log_likelihood=0.0,
+        images_per_second=0.0,
+    )
+
+
+def finished_card(
+    plan: Plan,
+    sets: LabelSets,
+    selected: Selection | None,
+    training: Training,
+    exported: Export,
+    evaluation: Evaluation,
+) -> ModelCard:
+    """The card that is published: with lineage, training and evaluation."""
+    lineage: dict[str, Any] = {
+        "labeled": list(plan.labeled),
+        "num_labeled": training.num_labeled,
+        "num_label_sets": len(sets.label_sets),
+        "label_sets": generation_key(plan.generation, "labels.json"),
+        "num_pseudo": training.num_pseudo,
+        "selection": None,
+        "weights": plan.weights,
+        "seed": plan.seed,
+    }
+    if selected is not None:
+        lineage |= {
+            "selection": generation_key(plan.generation, "selection.json"),
+            "num_kept": selected.num_kept,
+            "starved": list(selected.starved),
+            "empty": list(selected.empty),
+        }
+    return draft_card(plan, exported).model_copy(
+        update={
+            "data": lineage,
+            "training": training.model_dump(mode="json", exclude={"history"})
+            | {"loss": training.history[-1].loss if training.history else None},
+            "evaluation": evaluation,
+        }
+    )

@@ -1,0 +1,127 @@
+"""A model on the holdout, through the exported artifact and the preprocessing that serves.
+
+The only module of the trainer that reads the holdout; ``gate`` sees what it measured. Besides the
+figures it keeps which image was answered rightly, for the paired test.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+from sklearn.metrics import recall_score
+
+from understudy import images
+from understudy.engine import Engine, Probabilities, predict_all
+from understudy.errors import LabeledSetRefused
+from understudy.images import Pixels
+from understudy.records import Evaluation, Interval, Record, ShardManifest
+from understudy.shards import read_images, read_manifest
+from understudy.store import Store
+
+BATCH = 32
+#: Bins of the expected calibration error, as in Guo et al. 2017.
+NUM_BINS = 15
+#: A class that the model gives no probability at all would cost an infinite likelihood.
+MIN_PROBABILITY = 1e-12
+
+Indexes = npt.NDArray[np.int64]  # (N,)
+
+
+class Measured(Record):
+    """A model's evaluation, and its answer to every image of the holdout."""
+
+    evaluation: Evaluation
+    holdout: tuple[str, ...]  #: keys of the shards, in the order of the images
+    classes: tuple[str, ...]  #: every class of the holdout
+    truth: tuple[int, ...]  #: the class of each image, an index into ``classes``
+    is_right: tuple[bool, ...]  #: whether the model's most probable class was that
+
+
+def measure(store: Store, engine: Engine, holdout: Sequence[str], show: Callable[[int, int], None]) -> Measured:
+    """Run a model over the holdout's shards; ``show`` is told (images done, images in all).
+
+    Raises LabeledSetRefused if there is no image in them.
+    """
+    manifests = [_manifest(store, key) for key in holdout]
+    names = [member.class_name or "" for manifest in manifests for member in manifest.members]
+    if not names:
+        raise LabeledSetRefused("the holdout is empty, so no model can be judged; send labeled images")
+    started = time.perf_counter()
+    rows = predict_all(engine, _inputs(store, manifests, engine, show, len(names)), batch=BATCH)
+    probabilities = np.stack(list(rows))  # (N, C) float32
+    seconds = time.perf_counter() - started  # decoding and resizing included: what a user of one process would see
+    return _measured(engine, tuple(holdout), names, probabilities, len(names) / seconds)
+
+
+def _manifest(store: Store, key: str) -> ShardManifest:
+    manifest = read_manifest(store, key)
+    assert manifest.split == "holdout", f"{key} is {manifest.split}"
+    return manifest
+
+
+def _inputs(
+    store: Store, manifests: Sequence[ShardManifest], engine: Engine, show: Callable[[int, int], None], total: int
+) -> Iterator[Pixels]:
+    done = 0
+    for manifest in manifests:
+        for _, data in read_images(store, manifest):
+            yield images.load(data, engine.card.preprocessing)
+            done += 1
+            show(done, total)
+
+
+def _measured(
+    engine: Engine, holdout: tuple[str, ...], names: Sequence[str], probabilities: Probabilities, speed: float
+) -> Measured:
+    known = engine.card.classes
+    classes = tuple(sorted(set(names)))
+    everything = (*known, *(name for name in classes if name not in known))
+    truth = np.array([everything.index(name) for name in names], dtype=np.int64)  # (N,), into everything
+    predicted = probabilities.argmax(axis=1)  # (N,), into known, with which everything begins
+    is_right = predicted == truth
+    recalls = recall_score(
+        truth, predicted, labels=[everything.index(name) for name in classes], average=None, zero_division=0.0
+    )
+    num_right = int(is_right.sum())
+    return Measured(
+        evaluation=Evaluation(
+            version=engine.version,
+            num_images=len(names),
+            num_correct=num_right,
+            accuracy=num_right / len(names),
+            interval=wilson(num_right, len(names)),
+            per_class={name: float(recall) for name, recall in zip(classes, recalls, strict=True)},
+            calibration_error=calibration_error(probabilities.max(axis=1), is_right),
+            negative_log_likelihood=negative_log_likelihood(probabilities, truth),
+            images_per_second=speed,
+        ),
+        holdout=holdout,
+        classes=classes,
+        truth=tuple(classes.index(name) for name in names),
+        is_right=tuple(bool(right) for right in is_right),
+    )
+
+
+def wilson(num_right: int, num_images: int) -> Interval:
+    """The Wilson score interval of an accuracy, 95 %."""
+    low, high = binomtest(num_right, num_images).proportion_ci(0.95, method="wilson")
+    return Interval(low=float(low), high=float(high))
+
+
+def calibration_error(confidence: npt.NDArray[np.float32], is_right: npt.NDArray[np.bool_]) -> float:
+    """How far confidence and accuracy are apart: the mean over equal-width bins, weighted by their images.
+
+    ``confidence`` and ``is_right`` are (N,). 0 is perfect; 0.1 means off by 10 points on average.
+    """
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)  # (N,)
+    gaps = np.bincount(bins, weights=confidence - is_right, minlength=NUM_BINS)  # (15,), images × gap of each bin
+    return float(np.abs(gaps).sum() / len(bins))
+
+
+def negative_log_likelihood(probabilities: Probabilities, truth: Indexes) -> float:
+    """The mean of -log p(true class); a class that the model does not know has ``MIN_PROBABILITY``."""
+    is_known = truth < probabilities.shape[1]
+    of_truth = np.where(is_known, probabilities[np.arange(len(truth)), np.where(is_known, truth, 0)], 0.0)
+    return float(-np.log(np.maximum(of_truth.astype(np.float64), MIN_PROBABILITY)).mean())

@@ -1,0 +1,169 @@
+"""Generations: one turn of the loop each, worked on through its job, ended with a verdict."""
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from understudy.catalog import jobs, versions
+from understudy.catalog.claims import Claim
+from understudy.catalog.database import Catalog, insert_or_ignore, now
+from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow
+from understudy.errors import Conflict, NotFound, NotReady
+from understudy.records import (
+    GateReport,
+    Generation,
+    GenerationRequest,
+    GenerationState,
+    JobKind,
+    JobState,
+    VersionState,
+)
+
+#: A trainer may be killed this often in one generation: it resumes from its checkpoint each time.
+MAX_ATTEMPTS = 10
+
+
+def open_generation(catalog: Catalog, request: GenerationRequest) -> Generation:
+    """Open the next generation. Raises Conflict while one runs, NotReady without a labeled set."""
+    with catalog.write() as session:
+        number = open_in(session, request)
+    return get(catalog, number)
+
+
+def open_in(session: Session, request: GenerationRequest) -> int:
+    """The same within the caller's transaction; gives the number."""
+    if not session.scalar(select(func.count()).select_from(LabeledImageRow).where(LabeledImageRow.split == "labeled")):
+        raise NotReady("there is no labeled set yet; send one with `understudy init` or POST /labeled")
+    last = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
+    if last is not None and not _state(last, session.get_one(JobRow, last.job_id)).is_ended:
+        raise Conflict(f"generation {last.number} is not finished yet; wait for it, then open the next")
+    teacher = session.scalar(select(ChampionRow.version).order_by(ChampionRow.sequence.desc()).limit(1))
+    number = 0 if last is None else last.number + 1
+    job_id = jobs.new_id()
+    jobs.insert_job(session, job_id, JobKind.GENERATION, JobState.QUEUED, params={"generation": number})
+    opened = session.scalar(
+        insert_or_ignore(session, GenerationRow)
+        .values(
+            number=number,
+            state=GenerationState.QUEUED,
+            request=request.model_dump(mode="json"),
+            teacher=teacher,
+            job_id=job_id,
+            created_at=now(),
+        )
+        .returning(GenerationRow.number)
+    )
+    if opened is None:
+        raise Conflict(f"generation {number} was opened at this moment; wait for it, then open the next")
+    return number
+
+
+def needs_first(session: Session) -> bool:
+    """Whether a labeled set that has just arrived should open a generation: no champion, and none on its way."""
+    if session.scalar(select(ChampionRow.version).limit(1)) is not None:
+        return False
+    last = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
+    return last is None or _state(last, session.get_one(JobRow, last.job_id)).is_ended
+
+
+def get(catalog: Catalog, number: int) -> Generation:
+    """Raises NotFound."""
+    with catalog.read() as session:
+        row = session.get(GenerationRow, number)
+        if row is None:
+            raise NotFound(f"there is no generation {number}")
+        return _record(session, row)
+
+
+def every(catalog: Catalog) -> list[Generation]:
+    """All generations, the newest first."""
+    with catalog.read() as session:
+        return [
+            _record(session, row)
+            for row in session.scalars(select(GenerationRow).order_by(GenerationRow.number.desc()))
+        ]
+
+
+def of_job(catalog: Catalog, job_id: str) -> Generation:
+    """The generation that a job works on."""
+    with catalog.read() as session:
+        return _record(session, session.scalars(select(GenerationRow).where(GenerationRow.job_id == job_id)).one())
+
+
+def previous(catalog: Catalog, number: int) -> Generation | None:
+    """The newest generation before this one that made a model. None: there is none."""
+    with catalog.read() as session:
+        row = session.scalar(
+            select(GenerationRow)
+            .where(GenerationRow.number < number, GenerationRow.version.is_not(None))
+            .order_by(GenerationRow.number.desc())
+            .limit(1)
+        )
+        return None if row is None else _record(session, row)
+
+
+def claimable(catalog: Catalog) -> str | None:
+    """The job id of a generation that waits for a trainer, or whose trainer has died."""
+    statement = (
+        select(JobRow.id)
+        .join(GenerationRow, GenerationRow.job_id == JobRow.id)
+        .where(
+            (JobRow.state == JobState.QUEUED) | ((JobRow.state == JobState.RUNNING) & (JobRow.lease_until < now())),
+            JobRow.attempt - JobRow.forgiven < MAX_ATTEMPTS,
+        )
+        .order_by(GenerationRow.number)
+        .limit(1)
+    )
+    with catalog.read() as session:
+        return session.scalar(statement)
+
+
+def conclude(catalog: Catalog, claim: Claim, number: int, version: str, report: GateReport) -> None:
+    """Promote or refuse, and end the generation, all in one transaction.
+
+    Raises Conflict if the champion is no longer the one that the report compares with, LeaseLost if
+    another trainer has taken this generation over; nothing is written then.
+    """
+    promoted = report.is_proved
+    with catalog.write() as session:
+        champion = report.champion.version if report.champion else None
+        if promoted:
+            versions.promote(session, version, instead_of=champion, reason="; ".join(report.reasons), actor="gate")
+        else:
+            versions.judge(session, version, VersionState.REFUSED)
+        session.execute(
+            update(GenerationRow)
+            .where(GenerationRow.number == number)
+            .values(
+                state=GenerationState.PROMOTED if promoted else GenerationState.REFUSED,
+                version=version,
+                report=report.model_dump(mode="json"),
+                ended_at=now(),
+            )
+        )
+        jobs.succeed(session, claim, {"version": version, "verdict": report.verdict})
+
+
+def _state(row: GenerationRow, job: JobRow) -> GenerationState:
+    if row.state in (GenerationState.PROMOTED, GenerationState.REFUSED):
+        return GenerationState(row.state)
+    return {
+        JobState.FAILED: GenerationState.FAILED,
+        JobState.RUNNING: GenerationState.RUNNING,
+    }.get(JobState(job.state), GenerationState.QUEUED)
+
+
+def _record(session: Session, row: GenerationRow) -> Generation:
+    job = session.get_one(JobRow, row.job_id)
+    return Generation(
+        number=row.number,
+        state=_state(row, job),
+        request=GenerationRequest(**row.request),
+        teacher=row.teacher,
+        version=row.version,
+        job=jobs.to_record(job),
+        report=GateReport(**row.report) if row.report else None,
+        created_at=row.created_at,
+        ended_at=row.ended_at
+        if row.ended_at is not None
+        else (job.updated_at if job.state == JobState.FAILED else None),
+    )

@@ -1,0 +1,138 @@
+"""The catalog's tables. Migrations under ``migrations/`` make them; a test holds the two equal.
+
+Times are seconds since 1970 as a float, always by the database's own clock (``database.now``), so
+that leases do not depend on any program's clock.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from understudy.records import GenerationState, JobKind, JobState, VersionState
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {dict[str, Any]: JSON, float: Float(53)}
+
+
+class Claimable:
+    """Columns of work that a program claims: see ``catalog/claims.py`` for the protocol."""
+
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)  # rises with every claim: the fence
+    forgiven: Mapped[int] = mapped_column(Integer, default=0)  # attempts given back unharmed
+    owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[float | None]
+    problem: Mapped[dict[str, Any] | None]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class BucketRow(Base):
+    __tablename__ = "buckets"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    created_at: Mapped[float]
+
+
+class JobRow(Claimable, Base):
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(String(16))
+    state: Mapped[JobState] = mapped_column(String(16), index=True)
+    bucket: Mapped[str | None] = mapped_column(String(63))
+    params: Mapped[dict[str, Any]]
+    step: Mapped[str | None] = mapped_column(String(200))
+    done: Mapped[int] = mapped_column(BigInteger, default=0)
+    total: Mapped[int | None] = mapped_column(BigInteger)
+    result: Mapped[dict[str, Any] | None]
+
+
+class ShardRow(Base):
+    __tablename__ = "shards"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    key: Mapped[str] = mapped_column(String(300), unique=True)
+    split: Mapped[str] = mapped_column(String(16), index=True)
+    bucket: Mapped[str | None] = mapped_column(ForeignKey("buckets.name"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    num_images: Mapped[int]
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[float]
+
+
+class ImageRow(Base):
+    """An accepted unlabeled image. The primary key is what makes every image be accepted once."""
+
+    __tablename__ = "images"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    entry: Mapped[int]  # its index in the upload
+
+
+class LabeledImageRow(Base):
+    """An image that a human labeled. It is in the labeled set or in the holdout, never in both."""
+
+    __tablename__ = "labeled_images"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    class_name: Mapped[str] = mapped_column(String(255), index=True)
+    split: Mapped[str] = mapped_column(String(16), index=True)
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    entry: Mapped[int]
+
+
+class LabelSetRow(Claimable, Base):
+    """The label set of one shard by one teacher: at first wanted, at last published once."""
+
+    __tablename__ = "label_sets"
+    __table_args__ = (UniqueConstraint("shard_id", "version"), Index("ix_label_sets_version_state", "version", "state"))
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    state: Mapped[JobState] = mapped_column(String(16))
+    shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"))
+    version: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    key: Mapped[str | None] = mapped_column(String(300))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    num_rows: Mapped[int | None]
+
+
+class GenerationRow(Base):
+    __tablename__ = "generations"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    state: Mapped[GenerationState] = mapped_column(String(16))
+    request: Mapped[dict[str, Any]]
+    teacher: Mapped[str | None] = mapped_column(ForeignKey("versions.id"))
+    version: Mapped[str | None] = mapped_column(ForeignKey("versions.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    report: Mapped[dict[str, Any] | None]
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+
+class VersionRow(Base):
+    __tablename__ = "versions"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    generation: Mapped[int] = mapped_column(index=True)
+    state: Mapped[VersionState] = mapped_column(String(16))
+    student: Mapped[str] = mapped_column(String(200))
+    card: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class ChampionRow(Base):
+    """The champion's history: only ever appended to. The newest row is the one pointer that moves."""
+
+    __tablename__ = "champions"
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    at: Mapped[float]
+    reason: Mapped[str] = mapped_column(String(1000))
+    actor: Mapped[str] = mapped_column(String(200))

@@ -1,0 +1,102 @@
+"""Model versions and the champion: the one pointer that moves, by appending to its history."""
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from understudy.catalog.database import Catalog, insert_or_ignore, now
+from understudy.catalog.tables import ChampionRow, VersionRow
+from understudy.errors import Conflict, NotFound
+from understudy.records import Championship, ModelCard, ModelVersion, VersionState
+
+
+def register(catalog: Catalog, card: ModelCard) -> None:
+    """Write a version down as a challenger; the same card twice is one version."""
+    with catalog.write() as session:
+        session.execute(
+            insert_or_ignore(session, VersionRow).values(
+                id=card.version,
+                generation=card.generation,
+                state=VersionState.CHALLENGER,
+                student=card.student,
+                card=card.model_dump(mode="json"),
+                created_at=now(),
+            )
+        )
+
+
+def champion(catalog: Catalog) -> Championship | None:
+    """Who serves now. None: nobody was promoted yet."""
+    with catalog.read() as session:
+        row = _newest(session)
+        return None if row is None else _championship(row)
+
+
+def history(catalog: Catalog) -> list[Championship]:
+    """Every champion, the newest first."""
+    with catalog.read() as session:
+        return [
+            _championship(row) for row in session.scalars(select(ChampionRow).order_by(ChampionRow.sequence.desc()))
+        ]
+
+
+def promote(session: Session, version: str, *, instead_of: str | None, reason: str, actor: str) -> None:
+    """Make ``version`` the champion within the caller's transaction.
+
+    Raises Conflict unless ``instead_of`` is the champion (None: there must be none): what was proved
+    better than one model is not proved better than another. Raises NotFound for an unknown version.
+    """
+    if session.get(VersionRow, version) is None:
+        raise NotFound(f"there is no model {version!r}")
+    newest = _newest(session)
+    serving = newest.version if newest is not None else None
+    if serving != instead_of:
+        raise Conflict(f"{version} was compared with {instead_of}, but {serving} is the champion now; compare again")
+    sequence = newest.sequence + 1 if newest is not None else 1
+    entry = insert_or_ignore(session, ChampionRow).values(
+        sequence=sequence, version=version, at=now(), reason=reason[:1000], actor=actor
+    )
+    if session.scalar(entry.returning(ChampionRow.sequence)) is None:
+        raise Conflict(f"another model became the champion at the moment when {version} was to; compare again")
+    judge(session, version, VersionState.PROMOTED)
+
+
+def judge(session: Session, version: str, state: VersionState) -> None:
+    """Write a version's state within the caller's transaction."""
+    session.execute(update(VersionRow).where(VersionRow.id == version).values(state=state))
+
+
+def get(catalog: Catalog, version: str) -> ModelVersion:
+    """Raises NotFound."""
+    with catalog.read() as session:
+        row = session.get(VersionRow, version)
+        if row is None:
+            raise NotFound(f"there is no model {version!r}")
+        return _version(row, _newest(session))
+
+
+def every(catalog: Catalog) -> list[ModelVersion]:
+    """All versions, the newest first."""
+    with catalog.read() as session:
+        newest = _newest(session)
+        rows = session.scalars(select(VersionRow).order_by(VersionRow.created_at.desc(), VersionRow.id))
+        return [_version(row, newest) for row in rows]
+
+
+def _newest(session: Session) -> ChampionRow | None:
+    return session.scalar(select(ChampionRow).order_by(ChampionRow.sequence.desc()).limit(1))
+
+
+def _championship(row: ChampionRow) -> Championship:
+    return Championship(sequence=row.sequence, version=row.version, at=row.at, reason=row.reason, actor=row.actor)
+
+
+def _version(row: VersionRow, newest: ChampionRow | None) -> ModelVersion:
+    return ModelVersion(
+        id=row.id,
+        generation=row.generation,
+        state=VersionState(row.state),
+        student=row.student,
+        created_at=row.created_at,
+        is_champion=newest is not None and newest.version == row.id,
+        card=ModelCard(**row.card),
+    )

@@ -1,0 +1,299 @@
+"""The REST client: what the command line and the demo use, and anybody may.
+
+Synchronous and typed; it answers with the same frozen records that the service has. Reading is retried
+when the service is away for a moment; what could act twice is not. The only door to httpx.
+"""
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
+
+import httpx
+
+from understudy.errors import NotReady, SettingsRefused, UnderstudyError
+from understudy.records import (
+    BucketSummary,
+    Classified,
+    Generation,
+    GenerationRequest,
+    Job,
+    ModelVersion,
+    ReceiptEntry,
+    Record,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+#: Reading is tried again for this long while nobody answers: a restarted service is back by then.
+PATIENCE_S = 30.0
+#: Look this often whether a job has come further.
+POLL_S = 0.3
+#: Read files in pieces of this size while sending them.
+CHUNK_BYTES = 2**20
+
+R = TypeVar("R", bound=Record)
+
+
+class RequestFailed(UnderstudyError):
+    """The service answered with a problem, or not at all. ``status`` is None if it did not answer."""
+
+    code = "request_failed"
+
+    def __init__(self, message: str, *, code: str, status: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
+class Client:
+    """A connection to one service. Close it, or use it as a context manager. Raises SettingsRefused for a bad URL."""
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 60.0, patience_s: float = PATIENCE_S) -> None:
+        self.url, self._patience_s = url.rstrip("/"), patience_s
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, mounts=_DIRECT)
+        except httpx.InvalidURL as error:
+            raise SettingsRefused(f"{url!r} is no address ({error}); write it as {DEFAULT_URL}") from error
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def classify(self, image: bytes | Path, *, top_k: int = 5) -> Classified:
+        """Classify one image, given as its encoded bytes or as a file."""
+        data = image.read_bytes() if isinstance(image, Path) else image
+        said = self._send("POST", "/classify", params={"top_k": top_k}, content=data, headers=_BINARY)
+        return Classified(**said)
+
+    def readiness(self) -> dict[str, Any]:
+        """What ``/readyz`` says, whether ready or not. Not retried."""
+        try:
+            return dict(self._http.get("/readyz").json())
+        except (httpx.HTTPError, ValueError) as error:
+            raise self._away(error) from error
+
+    def job(self, job_id: str) -> Job:
+        """One job."""
+        return Job(**self._get(f"/jobs/{job_id}"))
+
+    def receipt(self, job_id: str) -> Iterator[ReceiptEntry]:
+        """Every line of an upload's receipt."""
+        cursor: str | None = "0"
+        while cursor is not None:
+            page = self._get(f"/jobs/{job_id}/receipt", cursor=cursor)
+            yield from (ReceiptEntry(**item) for item in page["items"])
+            cursor = page["next"]
+
+    def buckets(self) -> list[BucketSummary]:
+        """Every bucket."""
+        return self._items("/buckets", BucketSummary)
+
+    def models(self) -> list[ModelVersion]:
+        """Every model version, the newest first."""
+        return self._items("/models", ModelVersion)
+
+    def generations(self) -> list[Generation]:
+        """Every generation, the newest first."""
+        return self._items("/generations", Generation)
+
+    def generation(self, number: int) -> Generation:
+        """One generation."""
+        return Generation(**self._get(f"/generations/{number}"))
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def ingest(
+        self, bucket: str, source: Path | IO[bytes], *, on_bytes: Callable[[int, int], None] = lambda sent, total: None
+    ) -> Job:
+        """Send unlabeled images: a zip or tar, an image file, or a folder (packed as a tar on the way)."""
+        with _packed(source) as (file, name, size):
+            content = _reading(file, size, on_bytes)
+            said = self._send(
+                "POST", "/ingest", params={"bucket": bucket, "name": name}, content=content, headers=_BINARY
+            )
+        return Job(**said)
+
+    def labeled(
+        self,
+        labeled: Path | IO[bytes],
+        holdout: Path | IO[bytes] | None = None,
+        *,
+        holdout_fraction: float | None = None,
+        request: GenerationRequest | None = None,
+    ) -> Job:
+        """Send human-labeled images, one folder a class; the first set opens generation 0.
+
+        Without a holdout, ``holdout_fraction`` of each class is frozen as one; None: 0.2 of the first set.
+        """
+        asked = (request or GenerationRequest()).model_dump(exclude_none=True)
+        asked["overrides"] = json.dumps(asked["overrides"])
+        params = asked if holdout_fraction is None else asked | {"holdout_fraction": holdout_fraction}
+        with _packed(labeled) as (file, name, _):
+            files: dict[str, tuple[str, IO[bytes]]] = {"labeled": (name, file)}
+            if holdout is None:
+                return Job(**self._send("POST", "/labeled", params=params, files=files))
+            with _packed(holdout) as (held, held_name, _):
+                files["holdout"] = (held_name, held)
+                return Job(**self._send("POST", "/labeled", params=params, files=files))
+
+    def weights(self, file: Path) -> str:
+        """Send pretrained weights (safetensors); gives the sha-256 to name them by."""
+        with file.open("rb") as opened:
+            content = _reading(opened, file.stat().st_size, lambda sent, total: None)
+            return str(self._send("POST", "/weights", content=content, headers=_BINARY)["sha256"])
+
+    def generate(self, request: GenerationRequest | None = None) -> Generation:
+        """Open the next generation."""
+        body = (request or GenerationRequest()).model_dump(mode="json")
+        return Generation(**self._send("POST", "/generations", json=body))
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    def wait_for_job(self, job_id: str, on_progress: Callable[[Job], None] = lambda job: None) -> Job:
+        """Wait until a job has ended, well or not."""
+        while True:
+            job = self.job(job_id)
+            on_progress(job)
+            if job.state.is_ended:
+                return job
+            time.sleep(POLL_S)
+
+    def wait_for_generation(
+        self, number: int, on_progress: Callable[[Generation], None] = lambda generation: None
+    ) -> Generation:
+        """Wait until a generation has ended: promoted, refused or failed."""
+        while True:
+            generation = self.generation(number)
+            on_progress(generation)
+            if generation.state.is_ended:
+                return generation
+            time.sleep(POLL_S)
+
+    def wait_until_serving(self, version: str, *, timeout_s: float = 60.0) -> None:
+        """Wait until the service answers with this version. Raises NotReady if that takes too long."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                seen = self.readiness()
+            except RequestFailed:
+                seen = {}
+            if seen.get("model") == version:
+                return
+            time.sleep(POLL_S)
+        raise NotReady(f"{self.url} does not serve {version} after {timeout_s:.0f} s; it said {seen}")
+
+    # -- the wire -----------------------------------------------------------------------------
+
+    def _items(self, path: str, kind: type[R]) -> list[R]:
+        return [kind(**item) for item in self._get(path)["items"]]
+
+    def _get(self, path: str, **params: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return dict(self._send("GET", path, params=params))
+            except RequestFailed as error:
+                is_passing = error.status is None or error.status == 503
+                if not is_passing or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> Any:
+        """The JSON of a good answer. Raises RequestFailed."""
+        try:
+            response = self._http.request(method, path, **kwargs)
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        try:
+            said = response.json()
+            if response.is_success:
+                return said
+            code, detail = said["code"], said["detail"]
+        except (ValueError, KeyError, TypeError) as error:
+            text = " ".join(response.text.split())[:200]
+            raise RequestFailed(
+                f"{self.url} answered {response.status_code} as Understudy does not ({text}); is it the right --url?",
+                code="request_failed",
+                status=response.status_code,
+            ) from error
+        raise RequestFailed(detail, code=code, status=response.status_code)
+
+    def _away(self, error: Exception) -> RequestFailed:
+        return RequestFailed(
+            f"no answer from {self.url} ({error}); start it with `understudy up`, or name another with --url",
+            # Where nobody listened, nothing was sent: such a request may be repeated whatever it does.
+            code="not_connected" if isinstance(error, httpx.ConnectError) else "no_answer",
+        )
+
+
+_BINARY = {"content-type": "application/octet-stream"}
+#: This machine is never asked through the proxy that the environment may name.
+_DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
+
+
+class _packed:
+    """A file to send: the source itself, or a folder as a tar in a temporary file."""
+
+    def __init__(self, source: Path | IO[bytes]) -> None:
+        self._source = source
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> tuple[IO[bytes], str, int]:
+        if not isinstance(self._source, Path):
+            return self._source, "upload", _size_of(self._source)
+        if self._source.is_dir():
+            self._file = TemporaryFile()
+            _pack(self._source, self._file)
+            return self._file, f"{self._source.name}.tar", _size_of(self._file)
+        self._file = self._source.open("rb")
+        return self._file, self._source.name, self._source.stat().st_size
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _pack(folder: Path, into: IO[bytes]) -> None:
+    """Files and folders (an empty class folder must be seen), in a fixed order, without owners or links."""
+    with tarfile.open(fileobj=into, mode="w") as tar:
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() and not path.exists():
+                continue
+            info = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            if path.is_dir():
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            elif path.is_file():
+                info.size = path.stat().st_size
+                with path.open("rb") as file:
+                    tar.addfile(info, file)
+    into.seek(0)
+
+
+def _size_of(file: IO[bytes]) -> int:
+    here = file.tell()
+    size = file.seek(0, io.SEEK_END) - here
+    file.seek(here)
+    return size
+
+
+def _reading(file: IO[bytes], size: int, on_bytes: Callable[[int, int], None]) -> Iterator[bytes]:
+    sent = 0
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+        sent += len(chunk)
+        on_bytes(sent, size)
+
+
+__all__: Sequence[str] = ["DEFAULT_URL", "Client", "RequestFailed"]

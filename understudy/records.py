@@ -1,0 +1,392 @@
+"""Frozen documents that cross a process border, as JSON in the store, in the catalog and over HTTP.
+
+A record says what was true when it was written; changing one means making another.
+"""
+
+import enum
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+
+#: A bucket's name is part of object keys and URLs: lower case, so that no file system confuses two.
+BUCKET_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _from_iso(value: Any) -> Any:
+    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else value
+
+
+def _to_iso(value: float) -> str:
+    return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+#: Seconds since 1970 by the catalog's clock; in JSON an ISO 8601 time in UTC.
+Timestamp = Annotated[
+    float,
+    BeforeValidator(_from_iso),
+    PlainSerializer(_to_iso, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+class Record(BaseModel):
+    """The base of every document: frozen, and strict about fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """The document as UTF-8 JSON, indented, for people to read too."""
+        return self.model_dump_json(indent=1).encode()
+
+
+class Problem(Record):
+    """Why something ended badly: a stable code for programs, a sentence for people."""
+
+    code: str
+    detail: str
+
+
+# -- jobs ---------------------------------------------------------------------------------------
+
+
+class JobKind(enum.StrEnum):
+    INGEST = "ingest"  #: unpack an upload into a bucket's shards
+    LABELED = "labeled"  #: take human-labeled images, freeze the holdout, open generation 0
+    GENERATION = "generation"  #: one turn of the loop, done by the trainer
+
+
+class JobState(enum.StrEnum):
+    RECEIVING = "receiving"  #: its upload is still arriving
+    QUEUED = "queued"  #: waits for a program to claim it
+    RUNNING = "running"  #: claimed; the claim lapses with its lease
+    SUCCEEDED = "succeeded"  #: done, with its result
+    FAILED = "failed"  #: ended, with its problem
+
+    @property
+    def is_ended(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED)
+
+
+class Upload(Record):
+    """One file that a client sent, kept in the store until its job has ended."""
+
+    key: str
+    name: str  #: as the client called it: data, never a path
+    num_bytes: int
+    split: Literal["unlabeled", "labeled", "holdout"] = "unlabeled"
+
+
+class Job(Record):
+    """A long action with state, progress, result and problem."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    bucket: str | None = None
+    params: dict[str, Any] = {}
+    step: str | None = None  #: what it is doing now, in words
+    done: int = 0  #: units of ``step`` that are done
+    total: int | None = None  #: units of ``step`` in all; None while unknown
+    result: dict[str, Any] | None = None
+    problem: Problem | None = None
+    attempt: int = 0  #: rises with every claim; a write is good only under the newest
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+# -- images and shards --------------------------------------------------------------------------
+
+
+class Outcome(enum.StrEnum):
+    """What became of one entry of an upload."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  #: the same bytes are there already
+    HOLDOUT_LEAK = "holdout-leak"  #: the same bytes are in the holdout, which never trains
+    QUARANTINED = "quarantined"  #: cannot be used; the reason says why
+
+
+class ReceiptEntry(Record):
+    """One line of a receipt."""
+
+    index: int  #: position in the upload, from 0
+    name: str
+    outcome: Outcome
+    reason: str | None = None  #: a code, for what was quarantined
+    detail: str | None = None  #: a sentence for people, or the first copy of a duplicate
+    sha256: str | None = None
+
+
+class ShardMember(Record):
+    """One image of a shard, and where its bytes lie in the tar."""
+
+    sha256: Sha256
+    name: str  #: its name in the upload: data, never a path
+    offset: int  #: of the image's first byte in the tar
+    num_bytes: int
+    width: int  #: pixels, before any EXIF turn
+    height: int
+    format: str  #: JPEG, PNG, ...
+    class_name: str | None = None  #: what a human called it; None when unlabeled
+
+
+class ShardManifest(Record):
+    """What a shard holds; written after its tar, so its presence means the tar is whole."""
+
+    key: str  #: of the tar
+    sha256: Sha256  #: of the tar
+    num_bytes: int
+    split: Literal["unlabeled", "labeled", "holdout"]
+    bucket: str | None
+    members: tuple[ShardMember, ...]
+
+
+class Shard(Record):
+    """A sealed shard as the catalog knows it."""
+
+    id: int
+    key: str
+    split: Literal["unlabeled", "labeled", "holdout"]
+    bucket: str | None
+    num_images: int
+    num_bytes: int
+
+
+class LabelTask(Record):
+    """One label set to be made, or made: the pseudo-labels of one shard by one teacher."""
+
+    id: int
+    shard: Shard
+    version: str
+    attempt: int
+    key: str | None = None
+    num_rows: int | None = None
+
+
+class LabelProgress(Record):
+    """How far one teacher's labeling is."""
+
+    version: str
+    num_shards: int
+    num_done: int
+    num_failed: int
+    num_images: int  #: in all the shards
+    num_images_done: int
+
+
+class BucketSummary(Record):
+    """A bucket as ``GET /buckets`` shows it."""
+
+    name: str
+    created_at: Timestamp
+    num_images: int
+    num_shards: int
+    num_bytes: int
+    num_images_labeled: int  #: by the champion
+
+
+# -- models -------------------------------------------------------------------------------------
+
+
+class Preprocessing(Record):
+    """How an image becomes a model's input; what is evaluated is what is served.
+
+    The image is resized so that its shorter side is ``floor(size / crop_fraction)``, then the central
+    ``size`` × ``size`` is cut out (timm's ``crop_pct``, "center" mode). Normalisation with ``mean``
+    and ``std`` (per channel, on a 0..1 scale) is inside the exported graph.
+    """
+
+    size: int = Field(ge=1, le=4096)
+    crop_fraction: float = Field(1.0, gt=0, le=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Probe(Record):
+    """Known outputs for a known input: proves on every load that the file still is the model.
+
+    ``probabilities`` belong to :func:`understudy.engine.probe_pixels`, computed by torch at export.
+    """
+
+    num_images: int
+    probabilities: tuple[tuple[float, ...], ...]
+    tolerance: float  #: largest absolute difference of a probability
+
+
+class Interval(Record):
+    """A two-sided interval of a proportion."""
+
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+class Evaluation(Record):
+    """One model on the holdout, through the exported artifact."""
+
+    version: str
+    num_images: int
+    num_correct: int
+    accuracy: float
+    interval: Interval  #: Wilson score interval of the accuracy
+    per_class: dict[str, float]  #: recall of each class
+    calibration_error: float  #: expected calibration error, 15 equal-width bins (Guo et al. 2017)
+    negative_log_likelihood: float
+    images_per_second: float
+
+
+class Gain(Record):
+    """Challenger against champion on the same images: the paired counts and what they prove."""
+
+    both_right: int
+    only_challenger_right: int
+    only_champion_right: int
+    both_wrong: int
+    difference: float  #: accuracy of the challenger less that of the champion
+    p_value: float  #: one-sided exact McNemar test
+
+
+class GateReport(Record):
+    """The verdict on a challenger and every number behind it."""
+
+    generation: int
+    challenger: Evaluation
+    champion: Evaluation | None  #: None for the first teacher
+    gain: Gain | None  #: None for the first teacher
+    alpha: float  #: the error rate that the test was held to
+    class_floor: float  #: no class may lose more recall than this, proved by the same alpha
+    verdict: Literal["promote", "refuse"]
+    rule: str  #: which rule decided
+    reasons: tuple[str, ...]  #: in words
+
+    @property
+    def is_proved(self) -> bool:
+        return self.verdict == "promote"
+
+
+class ModelCard(Record):
+    """The JSON beside an artifact: all that a program needs to serve it, and where it came from."""
+
+    version: str
+    generation: int
+    student: str  #: the architecture, as ``trainer.model`` reads it
+    num_parameters: int
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float  #: calibration inside the graph: probabilities = softmax(logits / temperature)
+    artifact_key: str
+    artifact_sha256: Sha256
+    artifact_bytes: int
+    weights_key: str
+    probe: Probe
+    recipe: dict[str, Any]
+    teacher: str | None  #: the version that labeled; None for the first teacher
+    data: dict[str, Any]  #: what it was trained on: counts and keys
+    training: dict[str, Any]  #: seconds, steps, final loss
+    evaluation: Evaluation
+    software: dict[str, str]  #: library versions
+
+    @model_validator(mode="after")
+    def _name_each_class_once(self) -> Self:
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"classes must be two or more, each named once; got {self.classes}")
+        return self
+
+
+class VersionState(enum.StrEnum):
+    CHALLENGER = "challenger"  #: registered, not judged yet
+    PROMOTED = "promoted"  #: is or was the champion
+    REFUSED = "refused"  #: the gate did not find it proved
+
+
+class ModelVersion(Record):
+    """One registered model."""
+
+    id: str
+    generation: int
+    state: VersionState
+    student: str
+    created_at: Timestamp
+    is_champion: bool
+    card: ModelCard
+
+
+class Championship(Record):
+    """One entry of the champion's history; the newest names the champion."""
+
+    sequence: int
+    version: str
+    at: Timestamp
+    reason: str
+    actor: str
+
+
+# -- generations --------------------------------------------------------------------------------
+
+
+class GenerationState(enum.StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+    @property
+    def is_ended(self) -> bool:
+        return self in (GenerationState.PROMOTED, GenerationState.REFUSED, GenerationState.FAILED)
+
+
+class GenerationRequest(Record):
+    """What was asked of a generation."""
+
+    student: str | None = None  #: architecture; None: the recipe's own choice
+    recipe: str | None = None  #: name; None: as the generation before, or the default
+    overrides: dict[str, Any] = {}  #: recipe fields to replace
+    seed: int = Field(0, ge=0, lt=2**31)
+    weights: Sha256 | None = None  #: of an uploaded safetensors file to start from
+
+
+class Generation(Record):
+    """One turn of the loop, as the catalog knows it."""
+
+    number: int
+    state: GenerationState
+    request: GenerationRequest
+    teacher: str | None
+    version: str | None = None  #: the student, once registered
+    job: Job
+    report: GateReport | None = None
+    created_at: Timestamp
+    ended_at: Timestamp | None = None
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+class ClassProbability(Record):
+    """One class and how probable the model finds it."""
+
+    label: str
+    probability: Probability
+
+
+class Prediction(Record):
+    """What a model says of one image: its classes, the most probable first, or why it could not say."""
+
+    name: str | None = None  #: the file's name, if it had one
+    label: str | None = None  #: the most probable class
+    probability: Probability | None = None
+    classes: tuple[ClassProbability, ...] = ()
+    problem: Problem | None = None
+
+
+class Classified(Record):
+    """The answer of ``POST /classify``: one prediction an image, in the order sent."""
+
+    model: str  #: the version that gave every one of these answers
+    predictions: tuple[Prediction, ...]

@@ -1,0 +1,126 @@
+"""The environment's only door: one frozen class a program, read once at its entry point.
+
+A setting ``catalog_url`` comes from ``UNDERSTUDY_CATALOG_URL``. On one machine none is needed:
+everything defaults to files in the data folder. Nothing is read at import.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from understudy.errors import SettingsRefused
+
+#: A Unix socket's path may not be longer than this on any system we run on (macOS: 104).
+MAX_SOCKET_PATH = 100
+
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseSettings):
+    """What every program needs: where the truth is, and how long a claim on work lasts."""
+
+    model_config = SettingsConfigDict(env_prefix="UNDERSTUDY_", frozen=True, extra="ignore")
+
+    data: Path = Field(Path("understudy-data"), description="folder of everything on one machine")
+    catalog_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder")
+    store_url: str = Field("", description="file:// or s3:// URL; empty: a folder in the data folder")
+    broker_url: str = Field("", description="Redis URL for Celery; empty: the socket of the bundled Redis")
+    lease_s: float = Field(
+        60.0, ge=1.0, description="a claim on work lapses this many seconds after its last heartbeat"
+    )
+    log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
+
+    @model_validator(mode="after")
+    def _default_to_the_data_folder(self) -> Self:
+        data = self.data.resolve()
+        if awkward := set("?#%") & set(str(data)):
+            raise ValueError(f"the data folder {data} has {' '.join(awkward)} in its path, which URLs read otherwise")
+        derived = {
+            "data": data,
+            "catalog_url": self.catalog_url or f"sqlite:///{data / 'catalog.db'}",
+            "store_url": self.store_url or (data / "store").as_uri(),
+            "broker_url": self.broker_url or f"redis+socket://{redis_socket(data)}",
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        return self
+
+    @property
+    def spool(self) -> Path:
+        """Where this program may write temporary files; emptied by nobody but their writers."""
+        return self.data / "spool"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a child process that shall have these settings: this process' own, and them."""
+        ours = {f"UNDERSTUDY_{name.upper()}": str(value) for name, value in self.model_dump().items()}
+        return dict(os.environ) | ours
+
+
+class ServiceSettings(Settings):
+    """What ``python -m service`` needs besides."""
+
+    host: str = Field("127.0.0.1", description="address to bind; anything but loopback is a decision")
+    port: int = Field(8000, ge=0, le=65535)
+    max_request_bytes: int = Field(64 * 2**20, ge=1, description="largest body that /classify takes")
+    max_images_per_request: int = Field(64, ge=1, description="most images in one /classify request")
+    max_upload_bytes: int = Field(64 * 2**30, ge=1, description="largest body that /ingest takes")
+    max_queue: int = Field(256, ge=1, description="images that may wait for the engine; more get 503")
+    max_batch: int = Field(16, ge=1, description="most images in one batch")
+    champion_poll_s: float = Field(0.5, gt=0, description="how often a new champion is looked for")
+    provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu or cuda")
+
+
+class WorkerSettings(Settings):
+    """What ``python -m worker`` needs besides."""
+
+    concurrency: int = Field(1, ge=1, description="pool processes; one an accelerator")
+    provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu or cuda")
+    label_batch: int = Field(32, ge=1, description="images in one labeling batch")
+    shard_images: int = Field(1000, ge=1, le=1000, description="most images in a shard")
+    shard_bytes: int = Field(256 * 2**20, ge=1, description="most bytes in a shard")
+    reconcile_s: float = Field(15.0, gt=0, description="how often overdue work is looked for")
+
+
+class TrainerSettings(Settings):
+    """What ``python -m trainer`` needs besides."""
+
+    device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps")
+    provider: str = Field("auto", description="ONNX Runtime provider for evaluation: auto, cpu or cuda")
+    poll_s: float = Field(1.0, gt=0, description="how often a generation to work on is looked for")
+
+
+def read(kind: type[S], **overrides: object) -> S:
+    """Read one program's settings from the environment, ``overrides`` first.
+
+    Raises SettingsRefused naming each bad variable and the value it had.
+    """
+    try:
+        return kind(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"UNDERSTUDY_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
+        )
+        raise SettingsRefused(faults) from error
+
+
+def stop_celery_softly() -> None:
+    """Make SIGTERM stop a Celery worker as SIGQUIT does. Celery reads this when its worker is imported: call it before.
+
+    Celery's own answer to SIGTERM is to wait for the running tasks however long they take.
+    """
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+
+
+def redis_socket(data: Path) -> Path:
+    """The bundled Redis' socket for a data folder: inside it, or in a short private one if that is too long."""
+    inside = data.resolve() / "run" / "redis.sock"
+    if len(str(inside).encode()) <= MAX_SOCKET_PATH:
+        return inside
+    name = hashlib.sha256(str(inside).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"understudy-{os.getuid()}-{name}" / "redis.sock"

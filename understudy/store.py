@@ -1,0 +1,211 @@
+"""The object store: a local folder or an S3-compatible bucket behind one small interface.
+
+Objects are written whole or not at all, and never changed. The layout of keys is spelled here and
+nowhere else. The only door to obstore; it says FileNotFoundError, not the vendor's words.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from understudy.errors import SettingsRefused
+
+#: Part size of streamed uploads. S3 takes no part under 5 MiB.
+PART_BYTES = 8 * 2**20
+#: Where half-written files lie in a local folder: obstore names them so, and weights await their name there.
+UNFINISHED = ("uploads/*/*#*", "weights/*#*", "weights/arriving-*")
+
+
+# -- the layout -----------------------------------------------------------------------------------
+
+
+def upload_key(job: str, index: int) -> str:
+    """One file of an upload; deleted when its job has ended."""
+    return f"uploads/{job}/{index:06d}"
+
+
+def weights_key(sha256: str) -> str:
+    """Pretrained weights that a client sent."""
+    return f"weights/{sha256}.safetensors"
+
+
+def receipt_key(job: str, attempt: int) -> str:
+    """What became of every entry of an upload."""
+    return f"receipts/{job}/{attempt}.parquet"
+
+
+def shard_key(split: str, bucket: str | None, sha256: str) -> str:
+    """A shard's tar, named by its content: two programs that seal the same images write the same object."""
+    place = f"shards/{bucket}" if bucket is not None else split
+    return f"{place}/{sha256[:32]}.tar"
+
+
+def manifest_key(shard: str) -> str:
+    """The manifest beside a shard's tar."""
+    return shard.removesuffix(".tar") + ".json"
+
+
+def labels_key(version: str, shard: str, attempt: int) -> str:
+    """One attempt at a shard's label set; the catalog says which attempt was published."""
+    return f"labels/{version}/{shard.removeprefix('shards/').removesuffix('.tar')}.{attempt}.parquet"
+
+
+def generation_key(number: int, name: str) -> str:
+    """A step's file of a generation."""
+    return f"generations/{number:04d}/{name}"
+
+
+def model_key(version: str, name: str) -> str:
+    """``model.onnx``, ``weights.safetensors`` or ``card.json`` of a version."""
+    return f"models/{version}/{name}"
+
+
+# -- the store ------------------------------------------------------------------------------------
+
+
+class Store:
+    """One store by its URL: ``file:///folder`` or ``s3://bucket/prefix`` (credentials from the environment)."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.url = url
+        self._root: Path | None = None
+        if parts.scheme == "file":
+            self._root = Path(unquote(parts.path))
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._store: ObjectStore = LocalStore(self._root)
+        elif parts.scheme == "s3":
+            self._store = from_url(url)
+        else:
+            raise SettingsRefused(f"UNDERSTUDY_STORE_URL={url!r}: expected file:///folder or s3://bucket/prefix")
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+        return bytes(obstore.get(self._store, key).bytes())
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``. Raises FileNotFoundError."""
+        return bytes(obstore.get_range(self._store, key, start=offset, length=length))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The object in pieces, for what is too large to hold. Raises FileNotFoundError."""
+        for chunk in obstore.get(self._store, key).stream():
+            yield bytes(chunk)
+
+    def open(self, key: str) -> IO[bytes]:
+        """A seekable reader over ranged reads. Raises FileNotFoundError."""
+        if self._root is not None:
+            return (self._root / key).open("rb")
+        return _Reader(obstore.open_reader(self._store, key))  # type: ignore[return-value]
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there, and therefore whole."""
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def put(self, key: str, data: bytes | Path) -> bool:
+        """Write an object unless it is there; False if it was. Readers see all of it or nothing."""
+        source: Any = data
+        try:
+            obstore.put(self._store, key, source, mode="create")
+        except FileExistsError:
+            return False
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+        self._make_durable(key)
+        return True
+
+    def replace(self, key: str, data: bytes | Path) -> None:
+        """Write an object over what may be there: for progress and checkpoints, never for facts."""
+        source: Any = data
+        obstore.put(self._store, key, source)
+        self._make_durable(key)
+
+    async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Write an object as it arrives, with bounded memory; if ``chunks`` raises, nothing is left behind."""
+        await obstore.put_async(self._store, key, chunks, chunk_size=PART_BYTES, max_concurrency=2)
+        await asyncio.to_thread(self._make_durable, key)
+
+    def move(self, source: str, target: str) -> None:
+        """Give an object its final key, over what may be there (the same content, by its name)."""
+        obstore.copy(self._store, source, target)
+        self._make_durable(target)
+        self.delete(source)
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys under a prefix, sorted."""
+        return sorted(str(o["path"]) for page in obstore.list(self._store, prefix) for o in page)
+
+    def sweep_unfinished(self, *, older_than_s: float) -> None:
+        """Delete what writers that were killed left half-written in a local folder; S3 expires its own uploads."""
+        if self._root is None:
+            return
+        for pattern in UNFINISHED:
+            for path in self._root.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # its writer has finished it
+                    if time.time() - path.stat().st_mtime > older_than_s:
+                        path.unlink()
+
+    def delete(self, key: str) -> None:
+        """Delete an object; nothing happens if it is not there."""
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+
+    def _make_durable(self, key: str) -> None:
+        """A local file counts as written when it and its folder are on the disk, not in a cache."""
+        if self._root is None:
+            return
+        for path in (self._root / key, (self._root / key).parent):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+class _Reader:
+    """Gives obstore's reader the ``bytes`` that zipfile, tarfile and pyarrow expect of a file."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self.seek, self.tell, self.close = reader.seek, reader.tell, reader.close
+        self.mode, self.closed = "rb", False
+
+    def read(self, size: int | None = None) -> bytes:
+        """Up to ``size`` bytes; all that is left if None or negative."""
+        return bytes(self._reader.readall() if size is None or size < 0 else self._reader.read(size))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

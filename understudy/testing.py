@@ -1,0 +1,137 @@
+"""Small real things for tests and examples: a model of a few hundred bytes, and pictures it is right about.
+
+The model calls an image by the nearest of its classes' colours, and obeys the same contract as a
+trained one. It knows nothing of training, so it needs no torch.
+"""
+
+import colorsys
+import hashlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from understudy.engine import INPUT, OUTPUT, Probabilities, probe_pixels
+from understudy.images import Pixels
+from understudy.records import Evaluation, Interval, ModelCard, Preprocessing, Probe
+from understudy.registry import version_id
+from understudy.store import model_key
+
+#: Images in the probe of a tiny model.
+NUM_PROBES = 2
+#: Old enough for every ONNX Runtime that we accept, new enough for axes as an input of ReduceMean.
+OPSET, IR_VERSION = 18, 9
+
+
+def class_colours(num_classes: int) -> npt.NDArray[np.float32]:
+    """The colour that stands for each class: (C, 3) float32, 0..1, evenly around the wheel of hues."""
+    return np.array([colorsys.hsv_to_rgb(i / num_classes, 1.0, 1.0) for i in range(num_classes)], dtype=np.float32)
+
+
+def picture(
+    class_index: int, num_classes: int, *, seed: int = 0, size: int = 32, image_format: str = "PNG", noise: int = 24
+) -> bytes:
+    """An encoded image in the colour of a class, with a little noise from ``seed``: each seed gives other bytes."""
+    random = np.random.default_rng([class_index, num_classes, seed, size])
+    colour = class_colours(num_classes)[class_index] * 255.0
+    pixels = colour + random.integers(-noise, noise + 1, size=(size, size, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def tiny_artifact(
+    classes: Sequence[str],
+    size: int = 8,
+    *,
+    generation: int = 0,
+    teacher: str | None = None,
+    rotated_by: int = 0,
+    sharpness: float = 10.0,
+) -> tuple[bytes, ModelCard]:
+    """A model and its card, ready for ``registry.publish``.
+
+    ``rotated_by`` makes it wrong: each colour gets the name of the class so many places further on.
+    ``sharpness`` is how sure it is of itself; another value gives another version.
+    """
+    colours = np.roll(class_colours(len(classes)), -rotated_by, axis=0)
+    # The nearest colour p has the largest 2 x·p - |p|²: a linear layer on the mean colour x.
+    weight = (2.0 * sharpness * colours.T / 255.0).astype(np.float32)  # (3, C)
+    bias = (-sharpness * (colours**2).sum(axis=1)).astype(np.float32)  # (C,)
+    artifact = _graph(weight, bias, size).SerializeToString()
+    version = version_id(generation, artifact)
+    return artifact, ModelCard(
+        version=version,
+        generation=generation,
+        student="tiny",
+        num_parameters=weight.size + bias.size,
+        classes=tuple(classes),
+        preprocessing=Preprocessing(size=size),
+        temperature=1.0,
+        artifact_key=model_key(version, "model.onnx"),
+        artifact_sha256=hashlib.sha256(artifact).hexdigest(),
+        artifact_bytes=len(artifact),
+        weights_key=model_key(version, "weights.safetensors"),
+        probe=_probe(weight, bias, size),
+        recipe={},
+        teacher=teacher,
+        data={},
+        training={},
+        evaluation=tiny_evaluation(version, classes),
+        software={"onnx": onnx.__version__},
+    )
+
+
+def tiny_evaluation(version: str, classes: Sequence[str]) -> Evaluation:
+    """An evaluation with plausible numbers, measured on nothing."""
+    return Evaluation(
+        version=version,
+        num_images=100,
+        num_correct=90,
+        accuracy=0.9,
+        interval=Interval(low=0.825, high=0.945),
+        per_class=dict.fromkeys(classes, 0.9),
+        calibration_error=0.03,
+        negative_log_likelihood=0.3,
+        images_per_second=1000.0,
+    )
+
+
+def _graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["colour"], keepdims=0),
+        helper.make_node("Gemm", ["colour", "weight", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [OUTPUT], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", size, size, 3])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", bias.size])],
+        [
+            numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
+            numpy_helper.from_array(weight, "weight"),
+            numpy_helper.from_array(bias, "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _probe(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int) -> Probe:
+    probabilities = _expected(probe_pixels(size, NUM_PROBES), weight, bias)
+    rows = tuple(tuple(float(p) for p in row) for row in probabilities)
+    return Probe(num_images=NUM_PROBES, probabilities=rows, tolerance=1e-4)
+
+
+def _expected(pixels: Pixels, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> Probabilities:
+    logits = pixels.astype(np.float32).mean(axis=(1, 2)) @ weight + bias  # (N, C)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities

@@ -1,0 +1,61 @@
+"""The Celery application of a worker: two tasks, each an id and a function that never raises.
+
+The parent of the pool imports and opens as little as it can, because what it holds is forked.
+"""
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from understudy import messages
+from understudy.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from worker.resources import Resources
+
+log = logging.getLogger(__name__)
+
+
+def build(settings: WorkerSettings) -> Celery:
+    """The application with its tasks. Nothing is opened before a child's first task."""
+    app = messages.celery_app(settings.broker_url)
+
+    @functools.cache
+    def resources() -> "Resources":  # a child's own; it keeps them, and the engine, until it ends
+        from worker.resources import Resources
+
+        return Resources.open(settings, functools.partial(messages.ring, app))
+
+    # Imported in the child: what decodes, computes and queries starts threads that do not survive a fork.
+    @app.task(name=messages.UNPACK)  # type: ignore[untyped-decorator]
+    def unpack(job_id: str) -> None:
+        from worker.unpack import unpack
+
+        _answer(lambda: unpack(resources(), job_id))
+
+    @app.task(name=messages.LABEL)  # type: ignore[untyped-decorator]
+    def label(label_set_id: int) -> None:
+        from worker.label import label
+
+        _answer(lambda: label(resources(), label_set_id))
+
+    return app
+
+
+def _answer(run: Callable[[], None]) -> None:
+    """Run a task so that Celery only ever sees it end well: how it really ended is in the catalog."""
+    from worker.attempts import Stopped, stoppable
+
+    try:
+        with stoppable():
+            run()
+    except Stopped:  # the work has been given back; now end as we were told to
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    except Exception:  # the catalog is away: the lease lapses, or there was none
+        log.exception("a task could not be begun or ended; the reconciler rings again")

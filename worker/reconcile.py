@@ -1,0 +1,111 @@
+"""The reconciler: finds in the catalog and the store what should have happened and has not.
+
+All of it may be done twice or by two at once. Redis may be away: then nobody is rung, and the rest is
+done all the same.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from understudy import messages
+from understudy.catalog import Catalog, claims, generations, jobs, shards
+from understudy.catalog.tables import JobRow, LabelSetRow
+from understudy.errors import NotFound
+from understudy.records import JobKind, Problem
+from understudy.settings import WorkerSettings
+from understudy.store import Store
+
+log = logging.getLogger(__name__)
+
+#: A service shows an arriving upload's progress each second; after ten minutes without, it is dead.
+UPLOAD_SILENCE_S = 600.0
+#: What a worker could not do three times an hour ago may be possible by now.
+RETRY_LABELS_S = 3600.0
+#: Rings in a round and a queue. They are only sent into an empty queue, so it stays as short as this.
+MAX_RINGS = 1000
+
+_IS_UNPACKED = JobRow.kind.in_([JobKind.INGEST, JobKind.LABELED])
+_IS_GENERATION = JobRow.kind == JobKind.GENERATION
+
+
+def run(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings, stopped: threading.Event) -> None:
+    """Reconcile every ``settings.reconcile_s`` seconds, the first time at once, until ``stopped`` is set."""
+    while not stopped.is_set():
+        try:
+            reconcile(catalog, store, app, settings)
+        except Exception:  # the catalog or the store is away: the next round tries again
+            log.exception("a round of the reconciler failed; the next is in %s s", settings.reconcile_s)
+        stopped.wait(settings.reconcile_s)
+
+
+def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings) -> None:
+    """One round."""
+    # 1. What killed its holder too often is set aside. A trainer may die more often: it resumes.
+    _report("label set", claims.set_aside(catalog, LabelSetRow))
+    _report("job", claims.set_aside(catalog, JobRow, where=_IS_UNPACKED))
+    attempts = generations.MAX_ATTEMPTS
+    _report("generation's job", claims.set_aside(catalog, JobRow, where=_IS_GENERATION, max_attempts=attempts))
+
+    # 2. Uploads whose service died end their jobs.
+    for job in jobs.stale_uploads(catalog, older_than_s=UPLOAD_SILENCE_S):
+        detail = f"nothing arrived for {UPLOAD_SILENCE_S:.0f} s; send the upload again"
+        jobs.fail_upload(catalog, job.id, Problem(code="upload_broken", detail=detail))
+        log.warning("the upload of job %s broke off", job.id)
+
+    # 3. Label sets that failed by a fault of ours get another chance, long after.
+    for label_set in shards.retry_labels(catalog, after_s=RETRY_LABELS_S):
+        log.info("label set %s is tried again", label_set)
+
+    # 4. Every shard has a label set by the champion, or is waiting for one.
+    if wanted := shards.want_labels(catalog):
+        log.info("%s shards wait for the champion's label sets", len(wanted))
+
+    # 5. Ring for what waits.
+    _ring_overdue(app, messages.UNPACK, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_UNPACKED))
+    _ring_overdue(app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS))
+
+    # 6. What was sent for jobs that have ended goes, and what was never sent to its end.
+    sweep_uploads(catalog, store)
+    store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
+
+
+def _report(what: str, ids: Iterable[object]) -> None:
+    for id in ids:
+        log.error("%s %s was set aside: its holder died too often", what, id)
+
+
+def _ring_overdue(app: Celery, task: str, overdue: Callable[[], list[str | int]]) -> None:
+    """Ring for all that waits, unless workers have not even heard the last rings yet."""
+    try:
+        if messages.num_waiting(app, task) > 0:
+            return
+    except OperationalError as error:
+        log.warning("the queue is away (%s); nobody is rung for %s this round", error, task)
+        return
+    for work_id in overdue():
+        if not messages.ring(app, task, work_id):
+            return
+
+
+def sweep_uploads(catalog: Catalog, store: Store) -> None:
+    """Delete the uploads of jobs that have ended, or are unknown: a job is in the catalog before its first byte."""
+    keys = store.list("uploads/")
+    is_over = {job_id: _is_over(catalog, job_id) for job_id in {_job_of(key) for key in keys}}
+    for key in keys:
+        if is_over[_job_of(key)]:
+            store.delete(key)
+
+
+def _job_of(key: str) -> str:
+    return key.split("/")[1]
+
+
+def _is_over(catalog: Catalog, job_id: str) -> bool:
+    try:
+        return not jobs.keeps_uploads(jobs.get(catalog, job_id))
+    except NotFound:
+        return True

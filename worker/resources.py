@@ -1,0 +1,50 @@
+"""What a worker works with: the catalog, the store, the doorbell and one engine, opened after the fork.
+
+Importing this opens nothing. ONNX Runtime is imported with the first engine, never by the parent of a
+pool: its threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from understudy.catalog import Catalog
+from understudy.settings import WorkerSettings
+from understudy.store import Store
+
+if TYPE_CHECKING:
+    from understudy.engine import Engine
+
+#: Tells the workers of one piece of work: a task's name and an id.
+Ring = Callable[[str, str | int], object]
+
+
+class Resources:
+    """One process's own. Whoever opens them closes them; a pool's child keeps them until it ends."""
+
+    def __init__(self, catalog: Catalog, store: Store, settings: WorkerSettings, ring: Ring) -> None:
+        self.catalog, self.store, self.settings, self.ring = catalog, store, settings, ring
+        self._engine: Engine | None = None
+
+    @classmethod
+    def open(cls, settings: WorkerSettings, ring: Ring) -> Resources:
+        """Open what the settings name."""
+        return cls(Catalog(settings.catalog_url), Store(settings.store_url), settings, ring)
+
+    def engine(self, version: str) -> Engine:
+        """A version's engine, kept until another version is asked for. Raises NotFound, ArtifactRefused."""
+        from understudy import engine, registry
+
+        if self._engine is None or self._engine.version != version:
+            self._engine = None  # before the next one is loaded: two may not fit into memory
+            threads = max(1, engine.available_cores() // self.settings.concurrency)
+            self._engine = registry.load(
+                self.store, self.catalog, version, provider=self.settings.provider, threads=threads
+            )
+        return self._engine
+
+    def close(self) -> None:
+        """Close the catalog and let the engine go."""
+        self._engine = None
+        self.catalog.close()

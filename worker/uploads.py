@@ -1,0 +1,69 @@
+"""The uploads of one job as a single run of numbered entries, the same on every walk.
+
+It knows where uploads lie and what an archive is; not what becomes of an entry.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from understudy.errors import ArchiveRefused
+from understudy.records import Job, Upload
+from understudy.store import Store
+from worker import archives, entries
+from worker.archives import Archive
+from worker.entries import Entry, Folder
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """An entry and its place: ``index`` counts from 0 over all uploads of the job."""
+
+    index: int
+    entry: Entry
+    split: Literal["unlabeled", "labeled", "holdout"]  #: what its upload was sent as
+
+
+def of_job(job: Job) -> list[Upload]:
+    """The files that were sent for a job, in order."""
+    return [Upload(**upload) for upload in job.params["uploads"]]
+
+
+def count(store: Store, uploads: list[Upload]) -> int | None:
+    """How many entries there are in all. None: not known before the end.
+
+    Opens each upload, so one that makes the whole job be refused raises its ArchiveRefused here.
+    """
+    num_entries: int | None = 0
+    for upload in uploads:
+        with _opened(store, upload, is_alone=len(uploads) == 1) as archive:
+            is_known = num_entries is not None and archive.num_entries is not None
+            num_entries = num_entries + archive.num_entries if is_known else None  # type: ignore[operator]
+    return num_entries
+
+
+def walk(store: Store, uploads: list[Upload]) -> Iterator[Numbered | Folder]:
+    """Every entry of every upload, one in memory at a time. Raises ArchiveRefused as ``count`` does."""
+    index = 0
+    for upload in uploads:
+        with _opened(store, upload, is_alone=len(uploads) == 1) as archive:
+            for entry in archive.contents:
+                if isinstance(entry, Folder):
+                    yield Folder(entries.shown(entry.name))
+                    continue
+                yield Numbered(index, Entry(entries.shown(entry.name), entry.data, entry.refusal), upload.split)
+                index += 1
+
+
+@contextmanager
+def _opened(store: Store, upload: Upload, *, is_alone: bool) -> Iterator[Archive]:
+    """One upload. What cannot be opened fails the job if it is all there is; among others it is one bad entry."""
+    with store.open(upload.key) as file:
+        try:
+            archive = archives.read(file, upload.name)
+        except ArchiveRefused as refused:
+            if is_alone or upload.split != "unlabeled":  # a labeled set is taken whole or not at all
+                raise
+            archive = Archive(iter([entries.refused(upload.name, refused.code, str(refused))]), 1)
+        yield archive
