@@ -6,18 +6,19 @@ pixels and gives probabilities; how bytes become pixels is the business of ``ima
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from understudy import cores
 from understudy.errors import ArtifactRefused
 from understudy.images import Pixels
-from understudy.records import ModelCard
+from understudy.records import ModelCard, Probe, Sha256
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,26 @@ Probabilities = npt.NDArray[np.float32]  # (N, C)
 #: The graph's contract: uint8 (N, H, W, 3) in, float32 (N, C) probabilities out.
 INPUT, OUTPUT = "pixels", "probabilities"
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: The number format of an artifact itself; the others are its card's variants.
+FP32 = "fp32"
+
+#: Our word for a provider and ONNX Runtime's, the fastest first.
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+GPU_PROVIDERS = ("tensorrt", "cuda")
+
+#: Options of the CUDA provider. It would try every algorithm again for each new batch size, which takes
+#: seconds in the middle of serving; and it would double its memory rather than take what it needs.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+
+#: What an NVIDIA driver makes, on Linux and in WSL.
+_GPU_DEVICES = ("nvidiactl", "nvidia0", "dxg")
+
+#: CUDA multiplies in TF32; three decimal digits are what it can promise.
+_GPU_TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,10 @@ class Engine:
     """A loaded version. ``predict`` may be called from several threads at once."""
 
     card: ModelCard
-    provider: str  #: what it really runs on: cpu or cuda
+    provider: str  #: what it really runs on: tensorrt, cuda or cpu
+    variant: str  #: the number format: fp32, fp16 or int8
+    threads: int  #: of one call, on a CPU
+    fallback: str | None  #: why it is not on the GPU that this machine has; None: it is, or there is none
     _session: ort.InferenceSession
 
     @property
@@ -52,61 +75,135 @@ class Engine:
         return probabilities  # type: ignore[no-any-return]
 
 
-def load(artifact: bytes, card: ModelCard, *, provider: str = "auto", threads: int = 0) -> Engine:
+def load(
+    artifact: bytes,
+    card: ModelCard,
+    *,
+    provider: str = "auto",
+    threads: int = 0,
+    arena: bool = False,
+    variant: str | None = None,
+) -> Engine:
     """Load an artifact, prove that it is what its card says, and warm it up.
 
-    ``provider`` is ``auto`` (CUDA where there is a device, else CPU), ``cuda`` or ``cpu``; ``threads``
-    is per call, 0 for all cores that this process may use. Raises ArtifactRefused with the code
-    checksum, unreadable, provider, contract, not_finite or parity.
+    ``provider`` is ``auto`` (CUDA where there is a GPU, else the CPU), ``tensorrt``, ``cuda`` or ``cpu``.
+    What is named and cannot be had is refused; ``auto`` on a machine whose GPU cannot be used loads on
+    the CPU, logs why, and says it in ``Engine.fallback``.
+
+    ``threads`` is per call, 0 for all cores that this process may use. ``arena`` keeps the CPU's memory
+    between calls: faster for batches of a few sizes, but it grows with every new size and never shrinks.
+    ``variant`` names one of the card's variants, and ``artifact`` is that variant's file then.
+
+    Raises ArtifactRefused with the code checksum, unreadable, provider, variant, contract, not_finite or parity.
     """
-    sha256 = hashlib.sha256(artifact).hexdigest()
-    if sha256 != card.artifact_sha256:
+    name = variant or FP32
+    sha256, probe = _promised(card, name)
+    if (seen := hashlib.sha256(artifact).hexdigest()) != sha256:
         raise ArtifactRefused(
-            f"the file of model {card.version} has sha-256 {sha256[:12]}…, its card says {card.artifact_sha256[:12]}…",
+            f"the {name} file of model {card.version} has sha-256 {seen[:12]}…, its card says {sha256[:12]}…",
             code="checksum",
         )
-    engine = _open(artifact, card, provider, threads)
+    threads = threads or available_cores()
+    order, fallback = provider_order(provider, built=ort.get_available_providers(), has_gpu=has_gpu())
+    opened, session, failures = open_first(order, lambda name: _session(artifact, name, threads, arena), card.version)
+    if opened != order[0]:
+        fallback = "; ".join(failures)
+    if fallback:
+        log.warning("model %s runs on the CPU although this machine has a GPU: %s", card.version, fallback)
+    engine = Engine(card, opened, name, threads, fallback, session)
     _check_contract(engine)
-    _check_parity(engine)
+    _check_parity(engine, probe)
     return engine
 
 
-def _open(artifact: bytes, card: ModelCard, provider: str, threads: int) -> Engine:
-    wanted = default_provider() if provider == "auto" else provider
-    if wanted not in _PROVIDERS:
-        raise ArtifactRefused(f"provider {provider!r} is not known; use auto, cpu or cuda", code="provider")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or available_cores()
-    options.enable_cpu_mem_arena = False  # it grows with every new batch size and never shrinks
-    options.log_severity_level = 3
-    if wanted == "cuda":
-        ort.preload_dlls()  # finds the CUDA libraries that came with PyTorch's wheels
-    try:
-        session = ort.InferenceSession(artifact, options, providers=[_PROVIDERS[wanted]])
-    except Exception as error:  # ONNX Runtime has no common base class for its errors
-        raise ArtifactRefused(f"model {card.version} cannot be loaded: {error}", code="unreadable") from error
-    if session.get_providers()[0] == _PROVIDERS[wanted]:
-        return Engine(card, wanted, session)
-    # ONNX Runtime falls back to the CPU without a word; we do so only where nobody asked for more, and say it.
-    if provider != "auto":
+def _promised(card: ModelCard, name: str) -> tuple[Sha256, Probe]:
+    """The checksum and the probe of a card's artifact, or of one of its variants."""
+    if name == FP32:
+        return card.artifact_sha256, card.probe
+    variant = card.variant(name)
+    if variant is None or variant.artifact_sha256 is None or variant.probe is None:
+        why = variant.reason if variant is not None else "its card names none"
+        raise ArtifactRefused(f"model {card.version} has no {name} variant: {why}", code="variant")
+    return variant.artifact_sha256, variant.probe
+
+
+def provider_order(provider: str, *, built: Collection[str], has_gpu: bool) -> tuple[tuple[str, ...], str | None]:
+    """The providers to try in order, and what is already known to keep ``auto`` off a GPU that is there.
+
+    ``built`` are ONNX Runtime's names of what it was built with. TensorRT is tried only where it is
+    asked for: it compiles a graph anew for minutes. Raises ArtifactRefused with the code provider.
+    """
+    if provider == "auto":
+        if not has_gpu:
+            return ("cpu",), None
+        if PROVIDERS["cuda"] not in built:
+            return ("cpu",), "the installed ONNX Runtime was built without CUDA; install onnxruntime-gpu in its place"
+        return ("cuda", "cpu"), None
+    if provider not in PROVIDERS:
+        raise ArtifactRefused(f"provider {provider!r} is not known; use auto, cpu, cuda or tensorrt", code="provider")
+    if PROVIDERS[provider] not in built:
         raise ArtifactRefused(
-            f"asked for {wanted} but ONNX Runtime runs on the CPU; install its libraries or set the provider to cpu",
+            f"asked for {provider} but the installed ONNX Runtime was built without it; install onnxruntime-gpu "
+            f"or set the provider to auto",
             code="provider",
         )
-    log.warning("this machine has a GPU, but ONNX Runtime cannot use it: model %s runs on the CPU", card.version)
-    return Engine(card, "cpu", session)
+    return (provider,), None
+
+
+def open_first(
+    order: Sequence[str], open_session: Callable[[str], Any], version: str
+) -> tuple[str, Any, tuple[str, ...]]:
+    """The first provider that a session can be opened on, the session, and why those before it failed.
+
+    ``open_session`` takes our word for a provider. ONNX Runtime may also open one on the CPU without a
+    word: that is a failure of the provider too. Raises ArtifactRefused with the code unreadable or provider.
+    """
+    failures: list[str] = []
+    for name in order:
+        try:
+            session = open_session(name)
+        except Exception as error:  # ONNX Runtime has no common base class for its errors
+            if name == "cpu":
+                raise ArtifactRefused(f"model {version} cannot be loaded: {error}", code="unreadable") from error
+            failures.append(f"{name}: {error}")
+            continue
+        if session.get_providers()[0] == PROVIDERS[name]:
+            return name, session, tuple(failures)
+        failures.append(f"{name}: ONNX Runtime cannot use it, most often for want of a library; its log names it")
+    raise ArtifactRefused(
+        f"model {version} was asked to run on {order[0]} and cannot: {'; '.join(failures)}; repair that, or set the "
+        f"provider to auto or cpu",
+        code="provider",
+    )
+
+
+def _session(artifact: bytes, provider: str, threads: int, arena: bool) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
+    options.log_severity_level = 3
+    if provider in GPU_PROVIDERS:
+        ort.preload_dlls()  # finds the CUDA libraries that came with PyTorch's wheels
+    # TensorRT leaves the nodes that it does not know to the next provider.
+    names = {"tensorrt": ("tensorrt", "cuda"), "cuda": ("cuda",), "cpu": ("cpu",)}[provider]
+    providers = [(PROVIDERS[name], _CUDA_OPTIONS if name == "cuda" else {}) for name in names]
+    # Otherwise a GPU's error in the middle of serving would move the session to the CPU with a print.
+    return ort.InferenceSession(artifact, options, providers=providers, enable_fallback=False)
 
 
 def default_provider() -> str:
-    """``cuda`` where a device can be opened, else ``cpu``."""
-    if "CUDAExecutionProvider" in ort.get_available_providers() and Path("/dev/nvidiactl").exists():
-        return "cuda"
-    return "cpu"
+    """What ``auto`` tries first here: ``cuda`` where there is a GPU that ONNX Runtime was built for, else ``cpu``."""
+    return provider_order("auto", built=ort.get_available_providers(), has_gpu=has_gpu())[0][0]
 
 
-def available_cores() -> int:
-    """The cores that this process may use, not those that the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine, or this container, has an NVIDIA GPU: whether or not it can be used."""
+    return any((devices / name).exists() for name in _GPU_DEVICES)
+
+
+def available_cores(root: Path = cores.ROOT) -> int:
+    """The cores that this process may use, by its affinity and its container's CPU quota: not those of the machine."""
+    return cores.available(root)
 
 
 def probe_pixels(size: int, num_images: int) -> Pixels:
@@ -132,16 +229,15 @@ def _check_contract(engine: Engine) -> None:
         )
 
 
-def _check_parity(engine: Engine) -> None:
-    probe = engine.card.probe
+def _check_parity(engine: Engine, probe: Probe) -> None:
     got = engine.predict(probe_pixels(engine.card.preprocessing.size, probe.num_images))
     expected = np.asarray(probe.probabilities, dtype=np.float32)
     worst = float(np.abs(got - expected).max()) if got.shape == expected.shape else float("inf")
-    # CUDA multiplies in TF32; three decimal digits are what it can promise.
-    tolerance = max(probe.tolerance, 5e-3) if engine.provider == "cuda" else probe.tolerance
+    tolerance = max(probe.tolerance, _GPU_TOLERANCE) if engine.provider in GPU_PROVIDERS else probe.tolerance
     if worst > tolerance:
         raise ArtifactRefused(
-            f"model {engine.version} is off its probe by {worst:.2g}; at most {tolerance:.2g} is allowed",
+            f"model {engine.version} ({engine.variant}) is off its probe by {worst:.2g}; at most {tolerance:.2g} is "
+            f"allowed",
             code="parity",
         )
 

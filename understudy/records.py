@@ -269,6 +269,31 @@ class GateReport(Record):
         return self.verdict == "promote"
 
 
+class Variant(Record):
+    """A model in another number format, for one kind of provider: a second file of the same version.
+
+    It is judged by itself, on the same holdout through the same engine. A variant with a reason is not
+    served and has no file; one without may be served where it is measured faster.
+    """
+
+    name: Literal["fp16", "int8"]
+    provider: Literal["cuda", "cpu"]  #: what it is made for
+    artifact_key: str | None = None  #: None: there is nothing to serve
+    artifact_sha256: Sha256 | None = None
+    artifact_bytes: int | None = None
+    probe: Probe | None = None
+    evaluation: Evaluation | None = None
+    evaluated_on: str | None = None  #: the provider that it was evaluated on
+    accuracy_difference: float | None = None  #: its accuracy on the holdout less that of the version itself
+    agreement: float | None = None  #: share of the holdout's images to which both give the same class
+    tolerance: float = Field(ge=0, le=1)  #: the recipe's: more accuracy than this it may not lose
+    reason: str | None = None  #: why it is not served, in words
+
+    @property
+    def is_eligible(self) -> bool:
+        return self.reason is None and self.artifact_key is not None
+
+
 class ModelCard(Record):
     """The JSON beside an artifact: all that a program needs to serve it, and where it came from."""
 
@@ -290,6 +315,11 @@ class ModelCard(Record):
     training: dict[str, Any]  #: seconds, steps, final loss
     evaluation: Evaluation
     software: dict[str, str]  #: library versions
+    variants: tuple[Variant, ...] = ()  #: other number formats of the same version
+
+    def variant(self, name: str) -> Variant | None:
+        """The variant of that name, whether it may be served or not."""
+        return next((variant for variant in self.variants if variant.name == name), None)
 
     @model_validator(mode="after")
     def _name_each_class_once(self) -> Self:

@@ -73,14 +73,17 @@ class ServiceSettings(Settings):
     max_queue: int = Field(256, ge=1, description="images that may wait for the engine; more get 503")
     max_batch: int = Field(16, ge=1, description="most images in one batch")
     champion_poll_s: float = Field(0.5, gt=0, description="how often a new champion is looked for")
-    provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu or cuda")
+    provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu, cuda or tensorrt")
+    variants: str = Field(
+        "auto", pattern="^(auto|off)$", description="serve fp16 or int8 where it is measured faster: auto or off"
+    )
 
 
 class WorkerSettings(Settings):
     """What ``python -m worker`` needs besides."""
 
     concurrency: int = Field(1, ge=1, description="pool processes; one an accelerator")
-    provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu or cuda")
+    provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu, cuda or tensorrt")
     label_batch: int = Field(32, ge=1, description="images in one labeling batch")
     shard_images: int = Field(1000, ge=1, le=1000, description="most images in a shard")
     shard_bytes: int = Field(256 * 2**20, ge=1, description="most bytes in a shard")
@@ -91,7 +94,7 @@ class TrainerSettings(Settings):
     """What ``python -m trainer`` needs besides."""
 
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps")
-    provider: str = Field("auto", description="ONNX Runtime provider for evaluation: auto, cpu or cuda")
+    provider: str = Field("auto", description="ONNX Runtime provider for evaluation: auto, cpu, cuda or tensorrt")
     poll_s: float = Field(1.0, gt=0, description="how often a generation to work on is looked for")
 
 

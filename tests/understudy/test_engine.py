@@ -180,7 +180,7 @@ def test_the_refusal_says_what_was_seen(tiny):
 
 def test_an_unknown_provider_is_refused(tiny):
     """A misspelt setting does not end on the CPU without a word."""
-    with pytest.raises(ArtifactRefused, match="use auto, cpu or cuda") as refusal:
+    with pytest.raises(ArtifactRefused, match="use auto, cpu, cuda or tensorrt") as refusal:
         engine.load(*tiny, provider="gpu")
 
     assert refusal.value.code == "provider"
