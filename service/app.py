@@ -5,7 +5,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -13,12 +12,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
 from service import problems
-from service.batcher import Batcher, Lanes
+from service.admission import Admission, Rate
+from service.batcher import Lanes
+from service.bodies import Budget
+from service.loading import Loader
 from service.metrics import Metrics
 from service.routes import classify, health, ingest, jobs, labeled, models
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
-from understudy import engine, messages, registry
+from understudy import engine, messages, tuning
 from understudy.catalog import Catalog, versions
 from understudy.settings import ServiceSettings
 from understudy.store import Store
@@ -64,38 +66,36 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         stack.callback(catalog.close)
         await run_in_threadpool(catalog.migrate)
         store = Store(settings.store_url)
-        cores = engine.available_cores()
-        decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
-        lanes = _lanes(settings, stack, cores)
+        lanes = _lanes(settings, stack)
+        clock = asyncio.get_running_loop().time
+        admission = Admission(Rate(1.0, clock), max_images=settings.max_queue, num_lanes=lanes.num_lanes)
+        loader = Loader(store, catalog, settings, lanes, admission, metrics)
         slot = EngineSlot()
-
-        async def load(version: str) -> Batcher:
-            threads = 1 if lanes.num_lanes > 1 else 0
-            loading = partial(registry.load, store, catalog, version, provider=settings.provider, threads=threads)
-            loaded = await run_in_threadpool(loading)
-            return Batcher(loaded, lanes, max_queue=settings.max_queue, on_batch=metrics.batch_images.observe)
 
         async def current() -> str | None:
             champion = await run_in_threadpool(versions.champion, catalog)
             return champion.version if champion else None
 
         follower = ChampionFollower(
-            slot, current=current, load=load, on_swap=lambda version, ok: metrics.swapped(version, succeeded=ok)
+            slot, current=current, load=loader.load, on_swap=lambda version, ok: metrics.swapped(version, succeeded=ok)
         )
         following = asyncio.create_task(follower.follow(settings.champion_poll_s))
         stack.push_async_callback(_cancel, following)
         queue = messages.celery_app(settings.broker_url)
         stack.callback(queue.close)
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
-        yield State(settings, catalog, store, queue, slot, follower, decoders, bell, metrics)
+        held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
+        yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics)
 
 
-def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack, cores: int) -> Lanes:
-    """One batch a core on a CPU: measured, lanes of one thread each beat one lane of all threads. One on a GPU."""
+def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack) -> Lanes:
+    """One lane of one thread a core on a CPU, one lane on a GPU; as many decoders as cores beside them."""
+    cores = engine.available_cores()
     provider = engine.default_provider() if settings.provider == "auto" else settings.provider
-    num_lanes = 1 if provider == "cuda" else cores
+    num_lanes, threads = tuning.layout(provider, cores)
     executor = stack.enter_context(ThreadPoolExecutor(num_lanes, thread_name_prefix="lane"))
-    return Lanes(executor, num_lanes, settings.max_batch)
+    decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
+    return Lanes(executor, decoders, num_lanes, threads)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

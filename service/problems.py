@@ -1,6 +1,7 @@
 """Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -17,16 +18,19 @@ from understudy.errors import UnderstudyError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-#: Ask a refused client to come back after this long.
-RETRY_AFTER_S = 1
+#: Ask a refused client to come back after this long, if nothing better is known. Longer than the other makes
+#: clients of a short overload idle.
+RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
 
 #: The first that fits decides: codes before classes, special classes before general ones.
 STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
+    (errors.BodyTimeout, 408),
     (errors.Refused, 422),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
+    (errors.DeadlineExceeded, 504),
     (errors.NotReady, 503),
     (errors.UnderstudyError, 500),
 )
@@ -55,6 +59,14 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         503: "Not ready or overloaded; try again after `Retry-After` seconds.",
     }.items()
 }
+#: Besides, for routes that wait for a model's answer.
+IN_TIME: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemDetails, "description": text, "content": {MEDIA_TYPE: {}}}
+    for status, text in {
+        408: "The body took too long to arrive.",
+        504: "The request's time (`X-Request-Timeout-Ms`) was over before its turn came.",
+    }.items()
+}
 
 
 def status_of(error: UnderstudyError) -> int:
@@ -70,12 +82,19 @@ def answer(status: int, code: str, detail: str, headers: dict[str, str] | None =
     return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
 
 
+def _headers(error: UnderstudyError) -> dict[str, str]:
+    if isinstance(error, errors.Overloaded):
+        return {"Retry-After": str(math.ceil(min(max(error.retry_after_s, RETRY_AFTER_S), MAX_RETRY_AFTER_S)))}
+    # What is left of a body that is late would have to be read before the connection could be used again.
+    return {"Connection": "close"} if isinstance(error, errors.BodyTimeout) else {}
+
+
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem."""
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
-        return answer(status_of(error), error.code, str(error))
+        return answer(status_of(error), error.code, str(error), _headers(error))
 
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:

@@ -70,8 +70,16 @@ class ServiceSettings(Settings):
     max_request_bytes: int = Field(64 * 2**20, ge=1, description="largest body that /classify takes")
     max_images_per_request: int = Field(64, ge=1, description="most images in one /classify request")
     max_upload_bytes: int = Field(64 * 2**30, ge=1, description="largest body that /ingest takes")
-    max_queue: int = Field(256, ge=1, description="images that may wait for the engine; more get 503")
-    max_batch: int = Field(16, ge=1, description="most images in one batch")
+    max_buffered_bytes: int = Field(
+        1 * 2**30, ge=1, description="bodies of /classify held in memory at once; more get 503"
+    )
+    body_timeout_s: float = Field(30.0, gt=0, description="a body of /classify that takes longer to arrive gets 408")
+    max_queue: int = Field(256, ge=1, description="images that may wait for their answer; more get 503")
+    max_batch: int = Field(64, ge=1, description="most images in one batch; the engine's timing chooses up to this")
+    max_wait_ms: float = Field(20.0, ge=0, description="longest that a batch waits for company; 0: never")
+    request_timeout_ms: int = Field(
+        10_000, ge=1, description="time for an answer, when the request does not say X-Request-Timeout-Ms"
+    )
     champion_poll_s: float = Field(0.5, gt=0, description="how often a new champion is looked for")
     provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu, cuda or tensorrt")
     variants: str = Field(

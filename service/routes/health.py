@@ -37,4 +37,6 @@ async def readyz(service: Service, response: Response) -> Readiness:
 async def prometheus(service: Service) -> Response:
     """Metrics in Prometheus' text format."""
     service.metrics.queue_images.set(service.slot.num_waiting)
+    service.metrics.accepted_images.set(service.admission.num_images)
+    service.metrics.capacity.set(service.admission.rate.per_second)
     return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
