@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
-from fastapi import Header, Request
+from fastapi import Depends, Header, Request
 from starlette.requests import ClientDisconnect
 
 #: How long a client will wait for the answer; the setting ``request_timeout_ms`` where it does not say.
@@ -23,6 +23,15 @@ Timeout = Annotated[
         examples=[1000],
     ),
 ]
+
+
+async def _actor(request: Request) -> str:
+    key_id = getattr(request.state, "key_id", None)
+    return f"key {key_id}" if key_id else "anonymous"
+
+
+#: Who asks, for the records: the API key by its id, where keys are required.
+Actor = Annotated[str, Depends(_actor)]
 
 
 @asynccontextmanager

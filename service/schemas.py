@@ -1,10 +1,25 @@
 """The bodies that exist only over HTTP. What programs share lies in ``understudy.records``."""
 
-from typing import Generic, TypeVar
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 T = TypeVar("T")
+
+
+def _mend_plus(text: Any) -> Any:
+    """In a query, the plus of an offset that nobody escaped arrives as a space."""
+    return re.sub(r"^(.{11}\S+) (\d\d:?\d\d)$", r"\1+\2", text) if isinstance(text, str) else text
+
+
+def _say_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+#: A time in a query: ISO 8601, UTC where it does not say.
+Moment = Annotated[datetime, BeforeValidator(_mend_plus), AfterValidator(_say_utc)]
 
 
 class ClassifyBody(BaseModel):

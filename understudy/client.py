@@ -9,6 +9,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
@@ -18,6 +19,7 @@ import httpx
 from understudy.errors import NotReady, SettingsRefused, UnderstudyError
 from understudy.records import (
     BucketSummary,
+    Championship,
     Classified,
     Generation,
     GenerationRequest,
@@ -25,6 +27,7 @@ from understudy.records import (
     ModelVersion,
     ReceiptEntry,
     Record,
+    Rollback,
 )
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -157,6 +160,19 @@ class Client:
         """Open the next generation."""
         body = (request or GenerationRequest()).model_dump(mode="json")
         return Generation(**self._send("POST", "/generations", json=body))
+
+    def champions(self) -> list[Championship]:
+        """Every champion that there was, the newest first."""
+        return self._items("/models/champions", Championship)
+
+    def champion(self, at: datetime | None = None) -> ModelVersion:
+        """The version that serves, or that served at a time (UTC unless it says)."""
+        return ModelVersion(**self._get("/models/champion", **({"at": at.isoformat()} if at else {})))
+
+    def rollback(self, version: str | None = None, *, reason: str) -> Championship:
+        """Make a former champion serve again; None: the one that the champion took over from."""
+        body = Rollback(version=version, reason=reason).model_dump(mode="json")
+        return Championship(**self._send("POST", "/models/rollback", json=body))
 
     # -- waiting ------------------------------------------------------------------------------
 

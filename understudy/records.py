@@ -356,6 +356,13 @@ class Championship(Record):
     actor: str
 
 
+class Rollback(Record):
+    """What was asked: a former champion is to serve again."""
+
+    version: str | None = Field(None, max_length=64, description="null: the one that the champion took over from")
+    reason: str = Field(min_length=1, max_length=1000, description="why; it is kept in the history")
+
+
 # -- generations --------------------------------------------------------------------------------
 
 

@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from service import examples
+from service.clients import Actor
 from service.problems import RESPONSES
-from service.schemas import Page
+from service.schemas import Moment, Page
 from service.state import Service
 from understudy import registry
 from understudy.catalog import generations, versions
-from understudy.records import Championship, Generation, GenerationRequest, ModelVersion
+from understudy.errors import NotFound
+from understudy.records import Championship, Generation, GenerationRequest, ModelVersion, Rollback
 
 router = APIRouter(tags=["models"])
 
@@ -22,9 +24,34 @@ def every(service: Service) -> Page[ModelVersion]:
 
 
 @router.get("/models/champion", responses=RESPONSES)
-def champion(service: Service) -> ModelVersion:
-    """The version that serves."""
-    return versions.get(service.catalog, registry.champion(service.catalog))
+def champion(
+    service: Service,
+    at: Annotated[
+        Moment | None,
+        Query(
+            description="a time in ISO 8601, UTC unless it has an offset; without it, now. To the millisecond, by the "
+            "catalog's clock; a time to come is answered with the champion of now",
+            examples=["2026-11-21T09:30:00Z"],
+        ),
+    ] = None,
+) -> ModelVersion:
+    """The version that serves, or that served at a time: 404 if none did yet."""
+    if at is None:
+        return versions.get(service.catalog, registry.champion(service.catalog))
+    then = versions.champion_at(service.catalog, at.timestamp())
+    if then is None:
+        raise NotFound(f"at {at.isoformat()} no model had been promoted yet; GET /models/champions has the history")
+    return versions.get(service.catalog, then.version)
+
+
+@router.post("/models/rollback", responses=RESPONSES)
+def roll_back(service: Service, actor: Actor, request: Rollback) -> Championship:
+    """Make a former champion the champion again: every service process serves it within seconds.
+
+    Without a version it is the one that the champion took over from; twice goes back twice. A version that
+    never was the champion is refused with 409.
+    """
+    return versions.roll_back(service.catalog, request.version, reason=request.reason, actor=actor)
 
 
 @router.get("/models/champions")

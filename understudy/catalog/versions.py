@@ -1,5 +1,7 @@
 """Model versions and the champion: the one pointer that moves, by appending to its history."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -37,6 +39,61 @@ def history(catalog: Catalog) -> list[Championship]:
         return [
             _championship(row) for row in session.scalars(select(ChampionRow).order_by(ChampionRow.sequence.desc()))
         ]
+
+
+def champion_at(catalog: Catalog, at: float) -> Championship | None:
+    """Who served at a time, in seconds since 1970, to the millisecond. None: nobody was promoted yet.
+
+    A time to come is answered with the champion of now.
+    """
+    statement = (
+        select(ChampionRow)
+        # A time shown in milliseconds is cut off: asked for again, it means all of its millisecond.
+        .where(ChampionRow.at < at + 0.001)
+        .order_by(ChampionRow.sequence.desc())
+        .limit(1)
+    )
+    with catalog.read() as session:
+        row = session.scalar(statement)
+        return None if row is None else _championship(row)
+
+
+def roll_back(catalog: Catalog, version: str | None, *, reason: str, actor: str) -> Championship:
+    """Make a former champion the champion again, by one more entry of the history.
+
+    None: the one that the champion took over from when it was promoted first, so that two rollbacks go
+    back twice and never forth. Raises Conflict for a version that never was the champion, for the one
+    that is, where there is none before, and when another is promoted at the same moment.
+    """
+    with catalog.write() as session:
+        rows = list(session.scalars(select(ChampionRow).order_by(ChampionRow.sequence)))
+        if not rows:
+            raise Conflict("no model has been promoted yet: there is nothing to roll back", code="no_former_champion")
+        serving, chosen = rows[-1].version, version or _former(rows)
+        if chosen == serving:
+            raise Conflict(f"{chosen} is the champion already", code="is_champion")
+        if chosen not in {row.version for row in rows}:
+            if session.get(VersionRow, chosen) is None:
+                raise NotFound(f"there is no model {chosen!r}")
+            raise Conflict(
+                f"{chosen} never was the champion; a model becomes it only through the gate. "
+                f"GET /models/champions names those that were",
+                code="never_champion",
+            )
+        promote(session, chosen, instead_of=serving, reason=reason, actor=actor)
+        row = _newest(session)
+        assert row is not None  # it was written just now
+        return _championship(row)
+
+
+def _former(rows: Sequence[ChampionRow]) -> str:
+    first = next(i for i, row in enumerate(rows) if row.version == rows[-1].version)
+    if first == 0:
+        raise Conflict(
+            f"{rows[-1].version} was the first champion: there is none before it; name the version that shall serve",
+            code="no_former_champion",
+        )
+    return rows[first - 1].version
 
 
 def promote(session: Session, version: str, *, instead_of: str | None, reason: str, actor: str) -> None:

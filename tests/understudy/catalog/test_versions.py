@@ -1,5 +1,7 @@
 """Versions and the champion's history, on both engines."""
 
+from datetime import datetime
+
 import pytest
 
 from understudy.catalog import versions
@@ -129,3 +131,100 @@ def test_an_unknown_version_is_not_found(catalog):
         versions.get(catalog, "g9999-000000")
     with pytest.raises(NotFound, match="g9999"):
         promote(catalog, "g9999-000000", None)
+
+
+# -- history and rollback ---------------------------------------------------------------------------
+
+
+def roll_back(catalog, version: str | None = None) -> str:
+    return versions.roll_back(catalog, version, reason="it fell ill", actor="ada").version
+
+
+def test_the_champion_of_a_time_is_the_one_that_served_then(catalog, crown):
+    """Between two promotions it is the first of them, at one it is the new one; later it is the one of now."""
+    for version in (FIRST, SECOND, THIRD):
+        crown(version)
+    third, second, first = versions.history(catalog)
+
+    def at(moment: float) -> str | None:
+        champion = versions.champion_at(catalog, moment)
+        return champion.version if champion else None
+
+    assert at(first.at - 1) is None
+    assert (at(first.at), at(second.at), at(third.at)) == (FIRST, SECOND, THIRD)
+    assert at(third.at + 1e6) == THIRD
+
+
+def test_a_time_as_it_is_shown_means_all_of_its_millisecond(catalog, crown):
+    """Shown times are cut to milliseconds; asked for again they still name the one promoted then."""
+    crown(FIRST)
+    shown = versions.history(catalog)[0].model_dump(mode="json")["at"]
+
+    champion = versions.champion_at(catalog, datetime.fromisoformat(shown).timestamp())
+
+    assert champion is not None
+
+
+def test_a_rollback_is_written_down_with_who_and_why(catalog, crown):
+    """The one before serves again; the history says more, not less."""
+    crown(FIRST)
+    crown(SECOND)
+
+    roll_back(catalog)
+
+    entry, *before = versions.history(catalog)
+    assert (entry.sequence, entry.version, entry.reason, entry.actor) == (3, FIRST, "it fell ill", "ada")
+    assert [c.version for c in before] == [SECOND, FIRST]
+    assert versions.get(catalog, FIRST).is_champion
+
+
+def test_rolling_back_twice_goes_back_twice_and_never_forth(catalog, crown):
+    """What was rolled back from does not come back unless it is named."""
+    for version in (FIRST, SECOND, THIRD):
+        crown(version)
+
+    assert [roll_back(catalog), roll_back(catalog)] == [SECOND, FIRST]
+    with pytest.raises(Conflict, match="none before"):
+        roll_back(catalog)
+    assert roll_back(catalog, THIRD) == THIRD
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "words"),
+    [
+        (THIRD, Conflict, "never was the champion"),  # a challenger
+        (SECOND, Conflict, "is the champion already"),
+        ("g9999-000000", NotFound, "no model"),
+    ],
+)
+def test_only_a_former_champion_may_come_back(catalog, crown, add_version, version, error, words):
+    """What the gate did not promote cannot come in by this door."""
+    crown(FIRST)
+    crown(SECOND)
+    add_version(THIRD)
+
+    with pytest.raises(error, match=words):
+        roll_back(catalog, version)
+
+    assert versions.champion(catalog).version == SECOND
+    assert len(versions.history(catalog)) == 2
+
+
+def test_without_a_champion_there_is_nothing_to_roll_back(catalog):
+    """Nothing was promoted yet."""
+    with pytest.raises(Conflict, match="nothing to roll back"):
+        roll_back(catalog)
+
+
+def test_of_racing_rollbacks_each_is_one_step_or_a_conflict(catalog, crown, in_threads):
+    """Whatever the order, the history grows by one for each that succeeded, and only former champions serve."""
+    for version in (FIRST, SECOND, THIRD):
+        crown(version)
+
+    answers = in_threads(lambda _: roll_back(catalog), 4)
+
+    done = [a for a in answers if isinstance(a, str)]
+    assert done
+    assert {type(a) for a in answers if not isinstance(a, str)} <= {Conflict}
+    assert sorted(done, reverse=True) == [SECOND, FIRST][: len(done)]
+    assert len(versions.history(catalog)) == 3 + len(done)

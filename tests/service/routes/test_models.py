@@ -1,0 +1,95 @@
+"""The champion's history and rollback over real HTTP."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import httpx
+import pytest
+
+from understudy.client import Client
+from understudy.testing import picture
+
+
+@pytest.fixture
+def two(serving: Callable[..., str], http: httpx.Client) -> dict[str, Any]:
+    """Two champions, the second of them serving; gives both entries of the history."""
+    serving()
+    serving(sharpness=5.0, generation=1)
+    second, first = http.get("/models/champions").json()["items"]
+    return {"first": first, "second": second}
+
+
+def test_the_champion_of_a_time_may_be_asked_in_every_form_of_iso_8601(http: httpx.Client, two: dict[str, Any]):
+    """With and without a fraction, in UTC, with an offset (its plus escaped or not), or naive, which is UTC."""
+    shown = two["second"]["at"]
+    then = datetime.fromisoformat(shown)
+    later = then + timedelta(hours=1)
+    east = later.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    forms = [shown, f"{later:%Y-%m-%dT%H:%M:%SZ}", f"{later:%Y-%m-%dT%H:%M:%S}", f"{later:%Y-%m-%d %H:%M:%S}"]
+    for form in [*forms, east.isoformat(), later.isoformat()]:
+        assert http.get("/models/champion", params={"at": form}).json()["id"] == two["second"]["version"], form
+    unescaped = http.get(f"/models/champion?at={east.isoformat()}")
+    assert unescaped.json()["id"] == two["second"]["version"]
+    before = (then - timedelta(milliseconds=1)).isoformat()
+    assert http.get("/models/champion", params={"at": before}).json()["id"] == two["first"]["version"]
+
+
+def test_before_the_first_champion_and_after_now(http: httpx.Client, two: dict[str, Any]):
+    """404 with a hint; a time to come is answered with the champion of now."""
+    early = http.get("/models/champion", params={"at": "2001-01-01T00:00:00Z"})
+    assert (early.status_code, early.json()["code"]) == (404, "not_found")
+    assert "/models/champions" in early.json()["detail"]
+    future = (datetime.now(UTC) + timedelta(days=3650)).isoformat()
+    assert http.get("/models/champion", params={"at": future}).json()["id"] == two["second"]["version"]
+
+
+@pytest.mark.parametrize("at", ["yesterday", "", "2026-13-01T00:00:00Z", "1e999", "\0"])
+def test_what_is_no_time_is_refused(http: httpx.Client, at: str):
+    """422 with what came."""
+    answer = http.get("/models/champion", params={"at": at})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_a_rollback_serves_within_seconds(http: httpx.Client, two: dict[str, Any], until: Callable[..., None]):
+    """One call; the answers come from the former champion soon after, and the history says who and why."""
+    answer = http.post("/models/rollback", json={"reason": "it calls every cat a dog"})
+    assert answer.status_code == 200
+    assert answer.json() | {"at": None} == {
+        "sequence": 3,
+        "version": two["first"]["version"],
+        "at": None,
+        "reason": "it calls every cat a dog",
+        "actor": "anonymous",
+    }
+    until(lambda: http.post("/classify", content=picture(0, 3)).json()["model"] == two["first"]["version"], 10)
+    assert http.get("/models/champion").json()["id"] == two["first"]["version"]
+    again = http.post("/models/rollback", json={"reason": "further"})
+    assert (again.status_code, again.json()["code"]) == (409, "no_former_champion")
+
+
+def test_a_model_that_never_was_champion_cannot_be_rolled_back_to(
+    http: httpx.Client, two: dict[str, Any], challenge: Callable[..., str]
+):
+    """409, and the champion stays; 404 for one that is not there."""
+    challenger = challenge(sharpness=3.0)
+    refused = http.post("/models/rollback", json={"version": challenger, "reason": "why not"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "never_champion")
+    assert http.post("/models/rollback", json={"version": "g9-none", "reason": "x"}).status_code == 404
+    assert http.get("/models/champion").json()["id"] == two["second"]["version"]
+
+
+@pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": "x", "to": "y"}, {"reason": "x" * 1001}, [], None])
+def test_a_rollback_needs_a_reason(http: httpx.Client, body: Any):
+    """422 for a body of another form."""
+    assert http.post("/models/rollback", json=body).status_code == 422
+
+
+def test_the_client_rolls_back_and_asks_for_the_past(url: str, two: dict[str, Any]):
+    """The same by the Python client."""
+    with Client(url) as client:
+        assert client.rollback(two["first"]["version"], reason="test").version == two["first"]["version"]
+        assert client.champion().id == two["first"]["version"]
+        then = datetime.fromisoformat(two["second"]["at"])
+        assert client.champion(at=then).id == two["second"]["version"]
+        assert [c.sequence for c in client.champions()] == [3, 2, 1]
