@@ -14,6 +14,9 @@ BUCKET_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+#: A version, and a reason, as they are asked for: PostgreSQL's text knows no NUL.
+VersionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")]
 
 
 def _from_iso(value: Any) -> Any:
@@ -359,8 +362,98 @@ class Championship(Record):
 class Rollback(Record):
     """What was asked: a former champion is to serve again."""
 
-    version: str | None = Field(None, max_length=64, description="null: the one that the champion took over from")
-    reason: str = Field(min_length=1, max_length=1000, description="why; it is kept in the history")
+    version: VersionId | None = Field(None, description="null: the one that the champion took over from")
+    reason: Reason = Field(description="why; it is kept in the history")
+
+
+# -- deployments --------------------------------------------------------------------------------
+
+
+class DeploymentKind(enum.StrEnum):
+    SHADOW = "shadow"  #: the challenger's answers are compared with the champion's, and never sent
+    CANARY = "canary"  #: a share of the requests is answered by the challenger
+
+
+class DeploymentState(enum.StrEnum):
+    ACTIVE = "active"  #: every service process gives the challenger its share
+    WITHDRAWN = "withdrawn"  #: ended by itself: the challenger could not be loaded, or was worse by its limits
+    ENDED = "ended"  #: ended by a person, or because a model was promoted
+
+
+class Limits(Record):
+    """By what a challenger is worse. Defaults catch what is broken, not what is a little slower or disagrees at times."""
+
+    min_images: int = Field(
+        200,
+        ge=1,
+        le=10**9,
+        description="judge after so many images, or before if that many good ones could not mend it",
+    )
+    max_error_rate_increase: float = Field(
+        0.01, ge=0, le=1, allow_inf_nan=False, description="share of failed requests beyond the champion's; 1: any"
+    )
+    max_latency_ratio: float = Field(
+        2.0, gt=0, le=1e6, allow_inf_nan=False, description="mean latency of a canary, as a multiple of the champion's"
+    )
+    min_agreement: float = Field(
+        0.5, ge=0, le=1, allow_inf_nan=False, description="share of compared images that both call the same; 0: any"
+    )
+
+
+class DeploymentRequest(Record):
+    """What was asked: to let a challenger see live traffic."""
+
+    version: VersionId
+    kind: DeploymentKind
+    share: float = Field(gt=0, le=1, allow_inf_nan=False, description="of the requests, drawn by chance")
+    limits: Limits = Limits()
+
+
+class DeploymentEnd(Record):
+    """What was asked: to take a challenger off live traffic."""
+
+    reason: Reason
+
+
+class Counts(Record):
+    """What both models did during a deployment, in all service processes together.
+
+    A champion's requests are those that it answered; a canary's those that it was asked, answered or not.
+    A shadow is asked one image at a time.
+    """
+
+    champion_requests: int = 0
+    champion_images: int = 0
+    champion_errors: int = 0  #: requests that failed by the model's fault: not by an image's, nor by being late
+    champion_seconds: float = 0.0  #: from asking to the answer, summed over requests
+    challenger_requests: int = 0
+    challenger_images: int = 0
+    challenger_errors: int = 0
+    challenger_seconds: float = 0.0
+    compared_images: int = 0  #: images that both were asked
+    agreed_images: int = 0  #: of these, the images that both called the same
+    skipped_images: int = 0  #: images that were to be compared when there was no room for that
+
+
+class Deployment(Record):
+    """A challenger on live traffic: what was asked, how it stands, and what was counted."""
+
+    id: str
+    version: str
+    champion: str  #: whom it is compared with; another champion ends it
+    kind: DeploymentKind
+    share: float
+    limits: Limits
+    state: DeploymentState
+    reason: str | None = None  #: why it ended
+    opened_by: str
+    ended_by: str | None = None  #: None: it is active, or was withdrawn by itself
+    created_at: Timestamp
+    ended_at: Timestamp | None = None
+    counts: Counts = Counts()
+    agreement: float | None = None  #: of the compared images; None: there are none
+    champion_latency_ms: float | None = None  #: mean of its requests; None: there are none
+    challenger_latency_ms: float | None = None
 
 
 # -- generations --------------------------------------------------------------------------------

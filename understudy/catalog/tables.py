@@ -6,10 +6,10 @@ that leases do not depend on any program's clock.
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from understudy.records import GenerationState, JobKind, JobState, VersionState
+from understudy.records import DeploymentKind, DeploymentState, GenerationState, JobKind, JobState, VersionState
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -125,6 +125,45 @@ class VersionRow(Base):
     student: Mapped[str] = mapped_column(String(200))
     card: Mapped[dict[str, Any]]
     created_at: Mapped[float]
+
+
+class DeploymentRow(Base):
+    """A challenger on live traffic. At most one row is active: that is an index, not a race."""
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        Index(
+            "uq_deployments_active",
+            "state",
+            unique=True,
+            sqlite_where=text("state = 'active'"),
+            postgresql_where=text("state = 'active'"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    version: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    champion: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    kind: Mapped[DeploymentKind] = mapped_column(String(16))
+    share: Mapped[float]
+    limits: Mapped[dict[str, Any]]
+    state: Mapped[DeploymentState] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(1000))
+    opened_by: Mapped[str] = mapped_column(String(200))
+    ended_by: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    # The counts, by the names of ``records.Counts``: every process adds what it has counted.
+    champion_requests: Mapped[int] = mapped_column(BigInteger, default=0)
+    champion_images: Mapped[int] = mapped_column(BigInteger, default=0)
+    champion_errors: Mapped[int] = mapped_column(BigInteger, default=0)
+    champion_seconds: Mapped[float] = mapped_column(default=0.0)
+    challenger_requests: Mapped[int] = mapped_column(BigInteger, default=0)
+    challenger_images: Mapped[int] = mapped_column(BigInteger, default=0)
+    challenger_errors: Mapped[int] = mapped_column(BigInteger, default=0)
+    challenger_seconds: Mapped[float] = mapped_column(default=0.0)
+    compared_images: Mapped[int] = mapped_column(BigInteger, default=0)
+    agreed_images: Mapped[int] = mapped_column(BigInteger, default=0)
+    skipped_images: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class ChampionRow(Base):

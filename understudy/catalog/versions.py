@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from understudy.catalog.database import Catalog, insert_or_ignore, now
-from understudy.catalog.tables import ChampionRow, VersionRow
+from understudy.catalog.tables import ChampionRow, DeploymentRow, VersionRow
 from understudy.errors import Conflict, NotFound
-from understudy.records import Championship, ModelCard, ModelVersion, VersionState
+from understudy.records import Championship, DeploymentState, ModelCard, ModelVersion, VersionState
 
 
 def register(catalog: Catalog, card: ModelCard) -> None:
@@ -104,7 +104,7 @@ def promote(session: Session, version: str, *, instead_of: str | None, reason: s
     """
     if session.get(VersionRow, version) is None:
         raise NotFound(f"there is no model {version!r}")
-    newest = _newest(session)
+    newest = held_champion(session)
     serving = newest.version if newest is not None else None
     if serving != instead_of:
         raise Conflict(f"{version} was compared with {instead_of}, but {serving} is the champion now; compare again")
@@ -115,6 +115,30 @@ def promote(session: Session, version: str, *, instead_of: str | None, reason: s
     if session.scalar(entry.returning(ChampionRow.sequence)) is None:
         raise Conflict(f"another model became the champion at the moment when {version} was to; compare again")
     judge(session, version, VersionState.PROMOTED)
+    _end_deployment(session, version, actor)
+
+
+def held_champion(session: Session) -> ChampionRow | None:
+    """The newest entry of the history, which nobody adds to until the caller's transaction ends."""
+    newest = select(ChampionRow).order_by(ChampionRow.sequence.desc()).limit(1)
+    held = session.scalar(newest.with_for_update())
+    # PostgreSQL: if we had to wait for another's promotion, the newest is one that was not there when we asked.
+    return None if held is None else session.scalar(newest)
+
+
+def _end_deployment(session: Session, promoted: str, actor: str) -> None:
+    """A challenger was compared with the champion of then: with another one the comparison is over."""
+    challenger, champion = f"promoted: {promoted} is the champion now", f"{promoted} became the champion"
+    session.execute(
+        update(DeploymentRow)
+        .where(DeploymentRow.state == DeploymentState.ACTIVE)
+        .values(
+            state=DeploymentState.ENDED,
+            reason=case((DeploymentRow.version == promoted, challenger), else_=champion),
+            ended_by=actor,
+            ended_at=now(),
+        )
+    )
 
 
 def judge(session: Session, version: str, state: VersionState) -> None:
