@@ -15,11 +15,13 @@ from service import problems
 from service.admission import Admission, Rate
 from service.batcher import Lanes
 from service.bodies import Budget
+from service.deploying import DeploymentFollower
 from service.loading import Loader
 from service.metrics import Metrics
-from service.routes import classify, health, ingest, jobs, labeled, models
+from service.routes import classify, deployments, health, ingest, jobs, labeled, models
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
+from service.traffic import Traffic
 from understudy import engine, messages, tuning
 from understudy.catalog import Catalog, versions
 from understudy.settings import ServiceSettings
@@ -30,6 +32,10 @@ A self-improving image classifier. `POST /classify` answers with the champion, `
 unlabeled images, `POST /generations` turns them into a better model; the better model is swapped in
 without a failed request. Errors are RFC 9457 problem details with a stable `code`.
 """
+
+#: A challenger that nobody waits for is asked while less than this much work is accepted. At the machine's limit
+#: there is more, and what is asked besides would be taken from the clients.
+COMPARING_ROOM_S = 0.25
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:
@@ -51,7 +57,15 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     answering = APIRouter(max_body_size=settings.max_request_bytes)
     answering.include_router(classify.router)
-    for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
+    for router in (
+        answering,
+        ingest.router,
+        labeled.router,
+        jobs.router,
+        models.router,
+        deployments.router,
+        health.router,
+    ):
         app.include_router(router)
     problems.install(app)
     app.add_middleware(_Measured, metrics=metrics)
@@ -85,7 +99,13 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         stack.callback(queue.close)
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
         held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
-        yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics)
+        traffic = Traffic(held, has_room=lambda: admission.num_images <= COMPARING_ROOM_S * admission.rate.per_second)
+        deploying = DeploymentFollower(
+            catalog, traffic, load=loader.load_challenger, champion=lambda: slot.version, metrics=metrics
+        )
+        for forever in (traffic.compare(), deploying.follow(settings.champion_poll_s)):
+            stack.push_async_callback(_cancel, asyncio.create_task(forever))
+        yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics, traffic)
 
 
 def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack) -> Lanes:

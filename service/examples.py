@@ -96,6 +96,41 @@ GENERATION: dict[str, Any] = {
     "created_at": "2026-11-21T09:31:00.000Z",
     "ended_at": None,
 }
+DEPLOYMENT: dict[str, Any] = {
+    "id": "5d1c0a4b7e9f2a6b8c3d",
+    "version": "g0003-8f2c1a",
+    "champion": "g0002-2bdadd",
+    "kind": "canary",
+    "share": 0.1,
+    "limits": {
+        "min_images": 200,
+        "max_error_rate_increase": 0.01,
+        "max_latency_ratio": 2.0,
+        "min_agreement": 0.5,
+    },
+    "state": "active",
+    "reason": None,
+    "opened_by": "anonymous",
+    "ended_by": None,
+    "created_at": "2026-11-21T09:40:00.000Z",
+    "ended_at": None,
+    "counts": {
+        "champion_requests": 897,
+        "champion_images": 897,
+        "champion_errors": 0,
+        "champion_seconds": 19.734,
+        "challenger_requests": 103,
+        "challenger_images": 103,
+        "challenger_errors": 0,
+        "challenger_seconds": 2.472,
+        "compared_images": 100,
+        "agreed_images": 94,
+        "skipped_images": 3,
+    },
+    "agreement": 0.94,
+    "champion_latency_ms": 22.0,
+    "challenger_latency_ms": 24.0,
+}
 READY: dict[str, Any] = {"ready": True, "model": "g0003-8f2c1a", "provider": "cpu", "refused": {}}
 
 

@@ -58,9 +58,13 @@ class Loader:
 
     async def load(self, version: str) -> Batcher:
         """A version, ready to serve. Raises NotFound, ArtifactRefused."""
-        return await run_in_threadpool(self._load, version)
+        return await run_in_threadpool(self._load, version, is_champion=True)
 
-    def _load(self, version: str) -> Batcher:
+    async def load_challenger(self, version: str) -> Batcher:
+        """The same for one that gets a share at the most: what is accepted goes by the champion's speed."""
+        return await run_in_threadpool(self._load, version, is_champion=False)
+
+    def _load(self, version: str, *, is_champion: bool) -> Batcher:
         artifact, card = registry.fetch(self.store, self.catalog, version)
         is_serving = bool(self._timings)
         open_engine = partial(engine.load, card=card, provider=self.settings.provider, arena=True)
@@ -69,7 +73,7 @@ class Loader:
             narrow = self._fastest_variant(narrow, is_serving)
         file = artifact if narrow.variant == engine.FP32 else registry.fetch_variant(self.store, card, narrow.variant)
         wide = open_engine(file, threads=0, variant=narrow.variant) if self.lanes.num_lanes > 1 else None
-        timing = self._timing(narrow, wide, is_serving)
+        timing = self._timing(narrow, wide, is_serving, is_champion)
         self.metrics.loaded(narrow, timing.tuning)
         return Batcher(
             engine=narrow,
@@ -94,13 +98,14 @@ class Loader:
             log.info("%s: %s", loaded.version, reason)
         return chosen
 
-    def _timing(self, narrow: Engine, wide: Engine | None, is_serving: bool) -> Timing:
+    def _timing(self, narrow: Engine, wide: Engine | None, is_serving: bool, is_champion: bool) -> Timing:
         card = narrow.card
         architecture = (card.student, card.preprocessing.size, len(card.classes), narrow.provider, narrow.variant)
         if architecture not in self._timings:
             timing = self._measure(narrow, wide, is_serving)
             self._timings[architecture] = timing
-            self.admission.rate.expect(timing.tuning.images_per_second)
+            if is_champion:
+                self.admission.rate.expect(timing.tuning.images_per_second)
             log.info("%s", _in_words(card.version, timing))
         return self._timings[architecture]
 

@@ -68,6 +68,47 @@ class Metrics:
             "understudy_serving_model", "1 for the model that serves.", ["model"], registry=self.registry
         )
 
+        self._add_deployments()
+
+    def _add_deployments(self) -> None:
+        """Both models of a deployment, each by its version and its role: champion or challenger."""
+        self.deployment_images = Counter(
+            "understudy_deployment_images",
+            "Images that a model was asked for during a deployment.",
+            ["model", "role"],
+            registry=self.registry,
+        )
+        self.deployment_errors = Counter(
+            "understudy_deployment_errors",
+            "Requests that failed by the model's fault during a deployment.",
+            ["model", "role"],
+            registry=self.registry,
+        )
+        self.deployment_seconds = Histogram(
+            "understudy_deployment_request_duration_seconds",
+            "Time from asking a model to its answer during a deployment.",
+            ["model", "role"],
+            registry=self.registry,
+        )
+        self.deployment_compared = Counter(
+            "understudy_deployment_compared_images",
+            "Images to compare, by the challenger and how it went: agreed, disagreed or skipped.",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
+        self.deployment_share = Gauge(
+            "understudy_deployment_share",
+            "Share of the requests that the challenger gets here.",
+            ["model", "kind"],
+            registry=self.registry,
+        )
+        self.deployments_withdrawn = Counter(
+            "understudy_deployments_withdrawn",
+            "Deployments that this process withdrew, by why: load, errors, latency or agreement.",
+            ["cause"],
+            registry=self.registry,
+        )
+
     def ran_batch(self, version: str, num_images: int, seconds: float) -> None:
         """Count a batch."""
         self.batch_images.observe(num_images)

@@ -11,6 +11,7 @@ from service.batcher import Lanes
 from service.bodies import Budget
 from service.metrics import Metrics
 from service.swap import ChampionFollower, EngineSlot
+from service.traffic import Traffic
 from understudy.catalog import Catalog
 from understudy.messages import Broker
 from understudy.settings import ServiceSettings
@@ -32,6 +33,7 @@ class State:
     bodies: Budget
     bell: Executor  #: rings for work; Redis may be slow or away, and no client waits for that
     metrics: Metrics
+    traffic: Traffic
 
 
 async def of(request: Request) -> State:

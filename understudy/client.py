@@ -21,6 +21,9 @@ from understudy.records import (
     BucketSummary,
     Championship,
     Classified,
+    Deployment,
+    DeploymentEnd,
+    DeploymentRequest,
     Generation,
     GenerationRequest,
     Job,
@@ -173,6 +176,23 @@ class Client:
         """Make a former champion serve again; None: the one that the champion took over from."""
         body = Rollback(version=version, reason=reason).model_dump(mode="json")
         return Championship(**self._send("POST", "/models/rollback", json=body))
+
+    def deploy(self, request: DeploymentRequest) -> Deployment:
+        """Give a challenger a share of the live traffic, as a shadow or a canary."""
+        return Deployment(**self._send("POST", "/deployments", json=request.model_dump(mode="json")))
+
+    def deployments(self) -> list[Deployment]:
+        """The deployments, the newest first."""
+        return self._items("/deployments", Deployment)
+
+    def deployment(self, deployment_id: str) -> Deployment:
+        """One deployment, with what was counted so far."""
+        return Deployment(**self._get(f"/deployments/{deployment_id}"))
+
+    def end_deployment(self, deployment_id: str, *, reason: str) -> Deployment:
+        """Take a challenger off the traffic."""
+        body = DeploymentEnd(reason=reason).model_dump(mode="json")
+        return Deployment(**self._send("POST", f"/deployments/{deployment_id}/end", json=body))
 
     # -- waiting ------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from understudy.store import model_key
 
 #: Images in the probe of a tiny model.
 NUM_PROBES = 2
+#: A fragile model breaks on pictures with less than this of a colour in the mean, 0..255; its probe has half of each.
+DARK = 40.0
 #: Old enough for every ONNX Runtime that we accept, new enough for axes as an input of ReduceMean.
 OPSET, IR_VERSION = 18, 9
 
@@ -52,17 +54,19 @@ def tiny_artifact(
     teacher: str | None = None,
     rotated_by: int = 0,
     sharpness: float = 10.0,
+    is_fragile: bool = False,
 ) -> tuple[bytes, ModelCard]:
     """A model and its card, ready for ``registry.publish``.
 
     ``rotated_by`` makes it wrong: each colour gets the name of the class so many places further on.
-    ``sharpness`` is how sure it is of itself; another value gives another version.
+    ``sharpness`` is how sure it is of itself; another value gives another version. ``is_fragile`` makes it
+    answer NaN for a picture in which a colour is missing, as all of ``picture`` are, though not for its probe.
     """
     colours = np.roll(class_colours(len(classes)), -rotated_by, axis=0)
     # The nearest colour p has the largest 2 x·p - |p|²: a linear layer on the mean colour x.
     weight = (2.0 * sharpness * colours.T / 255.0).astype(np.float32)  # (3, C)
     bias = (-sharpness * (colours**2).sum(axis=1)).astype(np.float32)  # (C,)
-    artifact = _graph(weight, bias, size).SerializeToString()
+    artifact = _graph(weight, bias, size, is_fragile).SerializeToString()
     version = version_id(generation, artifact)
     return artifact, ModelCard(
         version=version,
@@ -101,13 +105,24 @@ def tiny_evaluation(version: str, classes: Sequence[str]) -> Evaluation:
     )
 
 
-def _graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int) -> onnx.ModelProto:
+def _graph(
+    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int, is_fragile: bool
+) -> onnx.ModelProto:
+    # The root of a colour that is nearly missing, less DARK, is no number; times nothing it changes no other picture.
+    breaking = [
+        helper.make_node("Sub", ["colour", "dark"], ["light"]),
+        helper.make_node("Sqrt", ["light"], ["root"]),
+        helper.make_node("Mul", ["root", "nothing"], ["void"]),
+        helper.make_node("Add", ["colour", "void"], ["seen"]),
+    ]
     nodes = [
         helper.make_node("Cast", [INPUT], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["colour"], keepdims=0),
-        helper.make_node("Gemm", ["colour", "weight", "bias"], ["logits"]),
+        *(breaking if is_fragile else ()),
+        helper.make_node("Gemm", ["seen" if is_fragile else "colour", "weight", "bias"], ["logits"]),
         helper.make_node("Softmax", ["logits"], [OUTPUT], axis=1),
     ]
+    constants = {"dark": DARK, "nothing": 0.0} if is_fragile else {}
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -117,6 +132,7 @@ def _graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size:
             numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
             numpy_helper.from_array(weight, "weight"),
             numpy_helper.from_array(bias, "bias"),
+            *(numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

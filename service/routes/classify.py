@@ -85,7 +85,11 @@ async def classify(
         deadline = (arrived if timeout_ms else clock()) + timeout_s
         with service.slot.lease() as batcher, service.admission.enter(len(sent), deadline - clock()):
             async with present(request):
-                answers = await _classify(batcher, sent, deadline)
+                if service.traffic.deployed is None:
+                    answers = await _classify(batcher, sent, deadline)
+                else:
+                    traffic = service.traffic
+                    batcher, answers = await traffic.classify(batcher, _classify, sent, deadline, share.num_bytes)
     predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
