@@ -1,0 +1,148 @@
+"""``understudy deploy``, ``deployments``, ``undeploy`` and ``rollback``: which model answers live traffic."""
+
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from understudy.client import DEFAULT_URL, Client
+from understudy.errors import Conflict
+from understudy.records import (
+    Deployment,
+    DeploymentEnd,
+    DeploymentKind,
+    DeploymentRequest,
+    DeploymentState,
+    Limits,
+    Record,
+    Rollback,
+)
+
+app = typer.Typer()
+console = Console()
+
+Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
+R = TypeVar("R", bound=Record)
+DEFAULT = Limits()
+BOTH = "latency, errors and images: challenger / champion"
+
+
+@app.command()
+def deploy(
+    version: Annotated[str, typer.Argument(help="The challenger, e.g. g0003-8f2c1a.")],
+    is_canary: Annotated[
+        bool | None,
+        typer.Option("--canary/--shadow", help="Answer its share of the requests, or only compare in secret."),
+    ] = None,
+    share: Annotated[float, typer.Option(help="Of the requests, drawn by chance: above 0, at most 1.")] = 0.1,
+    min_images: Annotated[int, typer.Option(help="Judge it after so many images.")] = DEFAULT.min_images,
+    max_error_rate_increase: Annotated[
+        float, typer.Option(help="Share of failed requests that it may have beyond the champion's.")
+    ] = DEFAULT.max_error_rate_increase,
+    max_latency_ratio: Annotated[
+        float, typer.Option(help="Mean latency that a canary may have, as a multiple of the champion's.")
+    ] = DEFAULT.max_latency_ratio,
+    min_agreement: Annotated[
+        float, typer.Option(help="Share of compared images that both must call the same; 0: any.")
+    ] = DEFAULT.min_agreement,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Let a challenger see live traffic: as a shadow, or as a canary that answers a share of it.
+
+    One at a time. It is withdrawn by itself when it is worse than a limit allows; see `understudy deployments`.
+    """
+    if is_canary is None:
+        raise typer.BadParameter("say --shadow (its answers are only compared) or --canary (they are sent)")
+    limits = {
+        "min_images": min_images,
+        "max_error_rate_increase": max_error_rate_increase,
+        "max_latency_ratio": max_latency_ratio,
+        "min_agreement": min_agreement,
+    }
+    kind = DeploymentKind.CANARY if is_canary else DeploymentKind.SHADOW
+    request = _asked(DeploymentRequest, version=version, kind=kind, share=share, limits=limits)
+    with Client(url) as client:
+        made = client.deploy(request)
+    _say(f"deployment {made.id}: {made.version} is a {made.kind} with {made.share:.3g} of the requests")
+
+
+@app.command()
+def deployments(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False, url: Url = DEFAULT_URL
+) -> None:
+    """Show the challengers on live traffic, now and before: agreement, latency, errors, and why each ended."""
+    with Client(url) as client:
+        made = client.deployments()
+    if as_json:
+        console.print_json(data=[each.model_dump(mode="json") for each in made])
+        return
+    table = Table(
+        "challenger", "kind", "share", "state", "agreement", "latency", "errors", "images", "reason", caption=BOTH
+    )
+    for each in made:
+        table.add_row(*_row(each))
+    console.print(table)
+
+
+@app.command()
+def undeploy(
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the deployment.")], url: Url = DEFAULT_URL
+) -> None:
+    """Take the challenger off live traffic: the champion answers everything again within a second or so."""
+    request = _asked(DeploymentEnd, reason=reason)
+    with Client(url) as client:
+        active = [each for each in client.deployments() if each.state == DeploymentState.ACTIVE]
+        if not active:
+            raise Conflict("no challenger is on live traffic; `understudy deployments` shows those that were")
+        ended = client.end_deployment(active[0].id, reason=request.reason)
+    _say(f"deployment {ended.id} of {ended.version} has ended")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the champion's history.")],
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="A former champion; default: the one that the champion took over from.", show_default=False
+        ),
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Make a former champion serve again. It takes seconds; without a version, twice goes back twice."""
+    request = _asked(Rollback, version=version, reason=reason)
+    with Client(url) as client:
+        entry = client.rollback(request.version, reason=request.reason)
+        client.wait_until_serving(entry.version)
+    _say(f"{entry.version} serves again")
+
+
+def _asked(kind: type[R], /, **fields: Any) -> R:
+    """A request, or the words that are wrong in it."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        faults = "; ".join(f"{e['loc'][-1]}={e['input']!r}: {e['msg']}" for e in error.errors())
+        raise typer.BadParameter(faults) from error
+
+
+def _row(made: Deployment) -> tuple[str, ...]:
+    counts = made.counts
+    ours, theirs = made.challenger_latency_ms, made.champion_latency_ms
+    return (
+        made.version,
+        made.kind,
+        f"{made.share:.3g}",
+        made.state,
+        f"{made.agreement:.1%}" if made.agreement is not None else "",
+        f"{ours:.3g} / {theirs:.3g} ms" if ours is not None and theirs is not None else "",
+        f"{counts.challenger_errors:,} / {counts.champion_errors:,}",
+        f"{counts.challenger_images:,} / {counts.champion_images:,}",
+        made.reason or "",
+    )
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
