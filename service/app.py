@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,10 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         stack.push_async_callback(_cancel, following)
         queue = messages.celery_app(settings.broker_url)
         stack.callback(queue.close)
+        # What was imported and opened stays: the collector need not look through it again in the middle of a request.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
         held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
         yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics)

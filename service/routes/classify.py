@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -87,6 +88,7 @@ async def classify(
             async with present(request):
                 answers = await _classify(batcher, sent, deadline)
     predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
+    service.metrics.images.labels(batcher.engine.version).inc(len(answers))
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
     answer = Classified(model=batcher.engine.version, predictions=tuple(predictions))
@@ -113,15 +115,25 @@ def _prediction(
         return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
     if isinstance(got, BaseException):
         raise got
-    service.metrics.images.labels(batcher.engine.version).inc()
-    best = (-got).argsort(kind="stable")[:top_k]
+    labels = batcher.engine.card.classes
     classes = tuple(
-        ClassProbability(label=batcher.engine.card.classes[i], probability=min(max(float(got[i]), 0.0), 1.0))
-        for i in best
+        ClassProbability(label=labels[i], probability=min(max(float(got[i]), 0.0), 1.0)) for i in _best(got, top_k)
     )
     return Prediction(
         name=sent.name, label=classes[0].label, probability=classes[0].probability, classes=classes
     )  # fmt: skip
+
+
+def _best(probabilities: Probabilities, top_k: int) -> list[int]:
+    """The ``top_k`` most probable classes, the best first, equals by their order. Sorts only what is near the top."""
+    if top_k < len(probabilities):
+        least = np.partition(probabilities, -top_k)[-top_k]
+        near = np.flatnonzero(probabilities >= least)
+    else:
+        near = np.arange(len(probabilities))
+    order = (-probabilities[near]).argsort(kind="stable")[:top_k]
+    best: list[int] = near[order].tolist()
+    return best
 
 
 async def _read(request: Request, service: State, share: Allowance, top_k: int) -> tuple[Sequence[_Sent], int]:
