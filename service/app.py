@@ -9,13 +9,14 @@ from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
 from service import problems
 from service.batcher import Batcher, Lanes
 from service.metrics import Metrics
-from service.routes import classify, health, ingest, jobs, labeled, models
+from service.routes import classify, health, infer, ingest, jobs, labeled, models
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
 from understudy import engine, messages, registry
@@ -45,10 +46,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         version=understudy.__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=settings.max_upload_bytes,
     )
+    # Not as FastAPI's own argument: that one lies outside of what makes its plain answer a problem.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_upload_bytes)
     answering = APIRouter(max_body_size=settings.max_request_bytes)
     answering.include_router(classify.router)
+    answering.include_router(infer.router)
     for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
         app.include_router(router)
     problems.install(app)
