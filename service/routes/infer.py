@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 
 import understudy
 from service import problems, protocol, tensors
@@ -78,6 +78,8 @@ _INFERRED: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {"schema": _json_schema(InferResponse)}, BINARY: {"schema": _TENSORS}},
     }
 }
+Name = Annotated[str, Path(description="the one model that there is", examples=[protocol.MODEL])]
+Version = Annotated[str, Path(description="the version that serves", examples=["g0003-8f2c1a"])]
 JsonLength = Annotated[
     int | None, Header(alias=JSON_LENGTH, ge=0, lt=2**63, description="where the JSON ends; absent: nowhere")
 ]
@@ -105,26 +107,26 @@ async def server_ready(service: Service) -> protocol.Ready:
 
 
 @router.get("/models/{name}", responses=_refusals(404, 503))
-async def model_metadata(service: Service, name: str) -> ModelMetadata:
+async def model_metadata(service: Service, name: Name) -> ModelMetadata:
     """Inputs and outputs of the version that serves."""
     return _metadata(service, name)
 
 
 @router.get("/models/{name}/versions/{version}", responses=_refusals(404, 503))
-async def version_metadata(service: Service, name: str, version: str) -> ModelMetadata:
+async def version_metadata(service: Service, name: Name, version: Version) -> ModelMetadata:
     """Inputs and outputs of a version; only one that serves can be asked."""
     return _metadata(service, name, version)
 
 
 @router.get("/models/{name}/ready", responses=_refusals(404, 503))
-async def model_ready(service: Service, name: str) -> ModelReady:
+async def model_ready(service: Service, name: Name) -> ModelReady:
     """Whether the model can be asked: 200, or 503 while no version serves."""
     _engine(service, name)
     return ModelReady(name=name, ready=True)
 
 
 @router.get("/models/{name}/versions/{version}/ready", responses=_refusals(404, 503))
-async def version_ready(service: Service, name: str, version: str) -> ModelReady:
+async def version_ready(service: Service, name: Name, version: Version) -> ModelReady:
     """Whether this version can be asked: 404 for one that does not serve."""
     _engine(service, name, version)
     return ModelReady(name=name, ready=True)
@@ -149,7 +151,7 @@ async def repository_index(service: Service, wanted: protocol.IndexRequest | Non
     openapi_extra=_INFER_BODY,
     responses=_INFERRED | _refusals(404, 413, 415, 422, 503),
 )
-async def infer(request: Request, service: Service, name: str, json_length: JsonLength = None) -> Response:
+async def infer(request: Request, service: Service, name: Name, json_length: JsonLength = None) -> Response:
     """Classify tensors with the champion.
 
     One input: `pixels`, UINT8 of the shape [N, size, size, 3], as the metadata says; or `image`, BYTES of the
@@ -165,7 +167,7 @@ async def infer(request: Request, service: Service, name: str, json_length: Json
     responses=_INFERRED | _refusals(404, 413, 415, 422, 503),
 )
 async def infer_with_version(
-    request: Request, service: Service, name: str, version: str, json_length: JsonLength = None
+    request: Request, service: Service, name: Name, version: Version, json_length: JsonLength = None
 ) -> Response:
     """Classify tensors with this version and no other: 404 if it does not serve, or no longer."""
     return await _infer(request, service, name, version, json_length)

@@ -125,6 +125,29 @@ def test_any_json_in_the_place_of_data_is_understood_or_refused(data: Any):
             parse(sent)
 
 
+counts = st.integers(-1, 5) | st.integers(2**62, 2**64)
+any_input = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["pixels", "image", "other"]),
+        "shape": st.lists(counts, max_size=5) | st.just([1, 1, 1, 3]) | st.just([1]),
+        "datatype": st.sampled_from(["UINT8", "BYTES", "FP32"]),
+    },
+    optional={
+        "data": st.lists(st.integers(0, 255) | st.just("eA=="), max_size=4),
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": counts}),
+    },
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(any_input, st.none() | st.binary(max_size=8))
+def test_any_request_that_is_almost_right_is_understood_or_refused(sent: dict[str, Any], binary: bytes | None):
+    """Shapes of any rank and size, with data or sizes that contradict them."""
+    with contextlib.suppress(UploadRefused):
+        request = parse({"inputs": [sent]}, binary)
+        assert len(request.inputs) == sent["shape"][0]
+
+
 NAN = np.full(12, np.nan, np.float32)
 
 
