@@ -16,10 +16,11 @@ from starlette.datastructures import UploadFile
 from service import bodies, examples
 from service.batcher import Batcher
 from service.bodies import Allowance
-from service.clients import Timeout, present
+from service.clients import Patience, Timeout
 from service.problems import IN_TIME, RESPONSES
 from service.schemas import ClassifyBody
 from service.state import Service, State
+from service.turn import turn
 from understudy import images
 from understudy.engine import Probabilities
 from understudy.errors import ImageRefused, UploadRefused
@@ -76,21 +77,16 @@ async def classify(
     that cannot be used is answered with its problem (415 or 422); among several, its own prediction
     carries the problem and the others are answered. What cannot be answered in time is refused at once.
     """
-    clock = asyncio.get_running_loop().time
-    arrived = clock()
-    timeout_s = (timeout_ms or service.settings.request_timeout_ms) / 1000
-    service.admission.require_room(1, timeout_s)
+    patience = Patience(timeout_ms, service.settings.request_timeout_ms)
+    service.admission.require_room(1, patience.timeout_s)
     with service.bodies.allowance() as share:
         sent, top_k = await _read(request, service, share, top_k)
-        # A client's own time runs from its first byte; the default is for our part of the work.
-        deadline = (arrived if timeout_ms else clock()) + timeout_s
-        with service.slot.lease() as batcher, service.admission.enter(len(sent), deadline - clock()):
-            async with present(request):
-                answers = await _classify(batcher, sent, deadline)
+        async with turn(request, service, patience, len(sent)) as (batcher, deadline):
+            answers = await _classify(batcher, sent, deadline)
     predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
-    service.metrics.images.labels(batcher.engine.version).inc(len(answers))
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
+    service.metrics.images.labels(batcher.engine.version).inc(sum(one.problem is None for one in predictions))
     answer = Classified(model=batcher.engine.version, predictions=tuple(predictions))
     return Response(answer.model_dump_json(), media_type="application/json")
 
