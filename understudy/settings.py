@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -74,6 +74,13 @@ class ServiceSettings(Settings):
     max_batch: int = Field(16, ge=1, description="most images in one batch")
     champion_poll_s: float = Field(0.5, gt=0, description="how often a new champion is looked for")
     provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu or cuda")
+    keys: Literal["auto", "required", "off"] = Field(
+        "auto", description="API keys; auto: required unless the address to bind is loopback"
+    )
+    keys_poll_s: float = Field(1.0, gt=0, description="how often new and revoked API keys are looked for")
+    rate_limit: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="most requests a second by one API key and process; 0: no limit"
+    )
 
 
 class WorkerSettings(Settings):
