@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +13,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
-from service import problems
+from service import access, problems
 from service.batcher import Batcher, Lanes
 from service.metrics import Metrics
 from service.routes import classify, health, ingest, jobs, labeled, models
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
 from understudy import engine, messages, registry
-from understudy.catalog import Catalog, versions
+from understudy.catalog import Catalog, keys, versions
+from understudy.catalog.keys import HeldKey
 from understudy.settings import ServiceSettings
 from understudy.store import Store
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """
 A self-improving image classifier. `POST /classify` answers with the champion, `POST /ingest` takes
@@ -35,11 +39,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _open(settings, metrics) as state:
+        async with _open(settings, metrics) as state, _guarding(guard, state):
             app.state.understudy = state
             yield
 
     metrics = Metrics()
+    guard = access.Guard(rate_limit=settings.rate_limit) if access.are_required(settings) else None
     app = FastAPI(
         title="Understudy",
         version=understudy.__version__,
@@ -52,6 +57,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
         app.include_router(router)
     problems.install(app)
+    if guard is not None:
+        access.describe(app)
+        app.add_middleware(access.Guarded, guard=guard)
     app.add_middleware(_Measured, metrics=metrics)
     return app
 
@@ -88,6 +96,27 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         stack.callback(queue.close)
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
         yield State(settings, catalog, store, queue, slot, follower, decoders, bell, metrics)
+
+
+@contextlib.asynccontextmanager
+async def _guarding(guard: access.Guard | None, state: State) -> AsyncIterator[None]:
+    """Hold the API keys, and look for changed ones until the end."""
+    if guard is None:
+        yield
+        return
+
+    async def load() -> list[HeldKey]:
+        return await run_in_threadpool(keys.held_keys, state.catalog)
+
+    held = await load()
+    guard.hold(held)
+    if not any(one.key.revoked_at is None for one in held):
+        log.warning("there is no API key yet, so nobody can ask; make one with `understudy keys create`")
+    following = asyncio.create_task(guard.follow(load, state.settings.keys_poll_s))
+    try:
+        yield
+    finally:
+        await _cancel(following)
 
 
 def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack, cores: int) -> Lanes:
