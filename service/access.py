@@ -96,8 +96,8 @@ _CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 _MISSING = Refusal(
     401,
     "key_missing",
-    "this needs an API key: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY` (one in the URL is not "
-    "read: URLs get into logs); `understudy keys create` makes one",
+    "this needs an API key: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, on the command line with "
+    "--key or UNDERSTUDY_KEY (one in the URL is not read: URLs get into logs); `understudy keys create` makes one",
     _CHALLENGE,
 )
 _UNKNOWN = Refusal(

@@ -81,7 +81,7 @@ def every(data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         console.print_json(data=[key.model_dump(mode="json") for key in known])
         return
-    table = Table("id", "name", "scopes", "requests a second", "made", "revoked")
+    table = Table("id", "name", "scopes", "limit/s", "made", "revoked")
     for key in known:
         # Text, because a name may look like markup.
         table.add_row(key.id, Text(key.name), " ".join(key.scopes), _rate(key), _when(key.created_at), _revoked(key))

@@ -77,7 +77,7 @@ class ServiceSettings(Settings):
     keys: Literal["auto", "required", "off"] = Field(
         "auto", description="API keys; auto: required unless the address to bind is loopback"
     )
-    keys_poll_s: float = Field(1.0, gt=0, description="how often new and revoked API keys are looked for")
+    keys_poll_s: float = Field(0.5, gt=0, description="how often new and revoked API keys are looked for")
     rate_limit: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="most requests a second by one API key and process; 0: no limit"
     )
