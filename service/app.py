@@ -13,7 +13,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
-from service import problems
+from service import access, problems
 from service.admission import Admission, Rate
 from service.batcher import Lanes
 from service.bodies import Budget
@@ -39,11 +39,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _open(settings, metrics) as state:
+        async with _open(settings, metrics) as state, access.holding(guard, state.catalog, settings.keys_poll_s):
             app.state.understudy = state
             yield
 
     metrics = Metrics()
+    guard = access.Guard(rate_limit=settings.rate_limit) if access.are_required(settings) else None
     app = FastAPI(
         title="Understudy",
         version=understudy.__version__,
@@ -58,6 +59,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
         app.include_router(router)
     problems.install(app)
+    if guard is not None:
+        access.describe(app)
+        app.add_middleware(access.Guarded, guard=guard)
     app.add_middleware(_Measured, metrics=metrics)
     return app
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -84,6 +84,13 @@ class ServiceSettings(Settings):
     provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu, cuda or tensorrt")
     variants: str = Field(
         "auto", pattern="^(auto|off)$", description="serve fp16 or int8 where it is measured faster: auto or off"
+    )
+    keys: Literal["auto", "required", "off"] = Field(
+        "auto", description="API keys; auto: required unless the address to bind is loopback"
+    )
+    keys_poll_s: float = Field(0.5, gt=0, description="how often new and revoked API keys are looked for")
+    rate_limit: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="most requests a second by one API key and process; 0: no limit"
     )
 
 
