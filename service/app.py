@@ -2,19 +2,18 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
 from service import problems
 from service.batcher import Batcher, Lanes
 from service.metrics import Metrics
+from service.observed import Observed
 from service.routes import classify, health, ingest, jobs, labeled, models
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
@@ -29,9 +28,16 @@ unlabeled images, `POST /generations` turns them into a better model; the better
 without a failed request. Errors are RFC 9457 problem details with a stable `code`.
 """
 
+#: With several processes, each brings its gauges up to date this often.
+REFRESH_S = 1.0
 
-def create_app(settings: ServiceSettings) -> FastAPI:
-    """The application for one set of settings. It opens nothing until it starts."""
+
+def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> FastAPI:
+    """The application for one set of settings. It opens nothing until it starts.
+
+    ``metrics`` are those that the server counts its connections with; None: the application's own.
+    """
+    metrics = metrics or Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -39,7 +45,6 @@ def create_app(settings: ServiceSettings) -> FastAPI:
             app.state.understudy = state
             yield
 
-    metrics = Metrics()
     app = FastAPI(
         title="Understudy",
         version=understudy.__version__,
@@ -52,7 +57,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(_Measured, metrics=metrics)
+    app.add_middleware(Observed, metrics=metrics, access_log=bool(settings.access_log))
+    app.state.is_stopping = False  # the server's word: SIGTERM has come
     return app
 
 
@@ -64,7 +70,7 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         stack.callback(catalog.close)
         await run_in_threadpool(catalog.migrate)
         store = Store(settings.store_url)
-        cores = engine.available_cores()
+        cores = max(1, engine.available_cores() // settings.processes)
         decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
         lanes = _lanes(settings, stack, cores)
         slot = EngineSlot()
@@ -84,6 +90,9 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         )
         following = asyncio.create_task(follower.follow(settings.champion_poll_s))
         stack.push_async_callback(_cancel, following)
+        metrics.read_at_scrape(lambda: metrics.queue_images.set(slot.num_waiting))
+        if metrics.is_shared:
+            stack.push_async_callback(_cancel, asyncio.create_task(_refresh(metrics)))
         queue = messages.celery_app(settings.broker_url)
         stack.callback(queue.close)
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
@@ -98,33 +107,14 @@ def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack, cores: i
     return Lanes(executor, num_lanes, settings.max_batch)
 
 
+async def _refresh(metrics: Metrics) -> None:
+    """Another process may be asked for the numbers of this one, so they are never older than this."""
+    while True:
+        metrics.refresh()
+        await asyncio.sleep(REFRESH_S)
+
+
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-class _Measured:
-    """Counts and times requests by route template, never by path: paths are without number."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - began)

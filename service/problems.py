@@ -1,6 +1,5 @@
 """Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -13,8 +12,6 @@ from starlette.requests import ClientDisconnect
 
 from understudy import errors
 from understudy.errors import UnderstudyError
-
-log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 #: Ask a refused client to come back after this long.
@@ -70,8 +67,15 @@ def answer(status: int, code: str, detail: str, headers: dict[str, str] | None =
     return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
 
 
+def internal() -> JSONResponse:
+    """The answer to an error that nobody expected: a bug. What it was stands in the log, not here."""
+    return answer(
+        500, "internal", "the service failed on this request; its log says why, under the answer's X-Request-Id"
+    )
+
+
 def install(app: FastAPI) -> None:
-    """Make every error of an application a problem."""
+    """Make every expected error of an application a problem; ``observed`` answers for the others."""
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
@@ -92,8 +96,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
         return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
-
-    @app.exception_handler(Exception)
-    async def a_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the service failed on this request; its log says why")

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import uvicorn
 
-from service.app import create_app
+from service.server import build
 from understudy import messages, registry, settings
 from understudy.catalog import Catalog, versions
 from understudy.client import Client
@@ -172,7 +171,7 @@ def _wait_for_socket(path: Path) -> None:
 @pytest.fixture
 def service_settings(tmp_path: Path, redis_url: str) -> ServiceSettings:
     """Settings of a service that looks for new champions often, so that tests need not wait."""
-    return settings.read(ServiceSettings, data=tmp_path / "data", broker_url=redis_url, champion_poll_s=0.02)
+    return settings.read(ServiceSettings, data=tmp_path / "data", broker_url=redis_url, champion_poll_s=0.02, grace_s=5)
 
 
 @pytest.fixture
@@ -213,8 +212,7 @@ def served() -> Callable[..., AbstractContextManager[str]]:
 def _served(chosen: ServiceSettings, listening: socket.socket | None = None) -> Iterator[str]:
     """Run a service on a free port, or on a bound socket; gives its address."""
     with closing(listening or socket.create_server(("127.0.0.1", 0))) as bound:
-        config = uvicorn.Config(create_app(chosen), log_config=None, access_log=False, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = build(chosen)
         started = threading.Event()
 
         async def run() -> None:
