@@ -3,7 +3,7 @@
 import os
 import sys
 
-from service.listening import listen
+from service.listening import bind
 from understudy import settings, telemetry
 from understudy.errors import SettingsRefused
 from understudy.settings import ServiceSettings
@@ -14,15 +14,15 @@ def main() -> int:
     try:
         chosen = settings.read(ServiceSettings)
         telemetry.configure_logging(chosen.log_format, **({"process": os.getpid()} if chosen.processes > 1 else {}))
-        listening = listen(chosen)
+        bound = bind(chosen)
         if chosen.processes > 1 and not chosen.is_one_of_several:
             from service import processes  # not the other: the parent needs none of what it loads
 
-            processes.run(chosen, listening)
+            processes.run(chosen, bound)
         else:
             from service import server
 
-            server.run(chosen, listening)
+            server.run(chosen, bound)
     except SettingsRefused as refused:
         print(refused, file=sys.stderr)
         return 2

@@ -22,32 +22,32 @@ from understudy.supervisor import Program, Supervisor
 log = logging.getLogger(__name__)
 
 #: A child ends itself before this is over; see LAST_RESORT_S of service.server.
-MARGIN_S = 4.0
+MARGIN_S = 7.0
 
 
-def run(settings: ServiceSettings, listening: socket.socket) -> None:
+def run(settings: ServiceSettings, bound: socket.socket) -> None:
     """Keep the processes of the settings until told to stop; a second signal ends them all at once."""
     stopping = _stop_on_signals()
-    folder = _metrics_folder(settings, listening)
+    folder = _metrics_folder(settings, bound)
     supervisor = Supervisor(_pass_on(settings.log_format), stop_grace_s=settings.drain_s + settings.grace_s + MARGIN_S)
-    log.info("serving on %s with %d processes", address_of(listening), settings.processes)
+    log.info("%d processes for %s", settings.processes, address_of(bound))
     try:
         for number in range(settings.processes):
-            supervisor.start(_child(settings, listening, folder, f"service-{number + 1}"))
+            supervisor.start(_child(settings, bound, folder, f"service-{number + 1}"))
         stopping.wait()
     finally:
-        listening.close()  # it refuses connections when the children have closed theirs
+        bound.close()  # it refuses connections when the children have closed theirs
         supervisor.stop(together=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _child(settings: ServiceSettings, listening: socket.socket, folder: Path, name: str) -> Program:
-    variables = settings.environment() | {"UNDERSTUDY_LISTEN_FD": str(listening.fileno())}
+def _child(settings: ServiceSettings, bound: socket.socket, folder: Path, name: str) -> Program:
+    variables = settings.environment() | {"UNDERSTUDY_LISTEN_FD": str(bound.fileno())}
     return Program(
         name,
         [sys.executable, "-m", "service"],
         environment.sharing_metrics(variables, folder),
-        pass_fds=(listening.fileno(),),
+        pass_fds=(bound.fileno(),),
     )
 
 
@@ -64,9 +64,9 @@ def _stop_on_signals() -> threading.Event:
     return stopping
 
 
-def _metrics_folder(settings: ServiceSettings, listening: socket.socket) -> Path:
+def _metrics_folder(settings: ServiceSettings, bound: socket.socket) -> Path:
     """An empty one; other machines and other ports on the same data folder have their own."""
-    folder = settings.data / "run" / f"metrics-{socket.gethostname()}-{listening.getsockname()[1]}"
+    folder = settings.data / "run" / f"metrics-{socket.gethostname()}-{bound.getsockname()[1]}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -78,7 +78,7 @@ def _pass_on(log_format: str) -> Callable[[str, str], None]:
 
     def write(name: str, line: str) -> None:
         if log_format == "json" and not line.startswith("{"):
-            log.warning("%s", line, extra={"process": name})
+            log.warning("%s", line, extra={"program": name})
             return
         with lock:
             sys.stderr.write(f"{line}\n" if log_format == "json" else f"{name}: {line}\n")

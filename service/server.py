@@ -28,22 +28,21 @@ from understudy.settings import ServiceSettings
 log = logging.getLogger(__name__)
 
 #: What does not end even after drain and grace (an engine that hangs) is ended from outside the event loop.
-LAST_RESORT_S = 2.0
+LAST_RESORT_S = 5.0
 #: Files that are no connections: the catalog, the store, uploads, libraries.
 OTHER_FILES = 256
 
 
-def run(settings: ServiceSettings, listening: socket.socket) -> None:
-    """Serve on a listening socket until told to stop."""
+def run(settings: ServiceSettings, bound: socket.socket) -> None:
+    """Serve on a bound socket until told to stop."""
     settings.spool.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(settings.spool)  # multipart files wait there: /tmp is memory on many machines
     stop_tracing = (
         telemetry.start_tracing(settings.otlp_endpoint, "understudy-service") if settings.otlp_endpoint else None
     )
     server = build(settings, max_connections=_connections_within(settings.max_connections))
-    log.info("serving on %s", address_of(listening))
     try:
-        server.run(sockets=[listening])
+        server.run(sockets=[bound])
     finally:
         if stop_tracing is not None:
             stop_tracing()
@@ -104,6 +103,11 @@ class Server(uvicorn.Server):
         last_resort = threading.Timer(self._drain_s + grace_s + LAST_RESORT_S, os._exit, [1])
         last_resort.daemon = True
         last_resort.start()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for bound in sockets or []:
+            log.info("serving on %s", address_of(bound))
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_at is not None and time.monotonic() >= self._stop_at:

@@ -75,7 +75,7 @@ class ServiceSettings(Settings):
     champion_poll_s: float = Field(0.5, gt=0, description="how often a new champion is looked for")
     provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu or cuda")
     processes: int = Field(1, ge=1, le=256, description="service processes on the one port, each with its own engine")
-    listen_fd: int = Field(-1, ge=-1, description="a listening socket that the parent opened; -1: bind host and port")
+    listen_fd: int = Field(-1, ge=-1, description="the socket that the parent bound; -1: bind host and port")
     backlog: int = Field(2048, ge=1, description="connections that may wait to be taken; the system may allow fewer")
     max_connections: int = Field(10_000, ge=1, description="open connections of a process; more get 503 at once")
     header_timeout_s: float = Field(15.0, gt=0, description="a request's head is complete within this time, or 408")

@@ -74,7 +74,7 @@ class _TextFormatter(logging.Formatter):
         return f"{line} [{request}]" if request else line
 
 
-def _with_context(record: logging.LogRecord) -> bool:
+def with_context(record: logging.LogRecord) -> bool:
     """Put on a record what it was written for: the request, and the span if there is one."""
     if not hasattr(record, "request_id"):
         record.request_id = request_id.get()
@@ -90,7 +90,7 @@ def _with_context(record: logging.LogRecord) -> bool:
 def configure_logging(log_format: str, **always: object) -> None:
     """Set up logging for this process: ``text`` or ``json``; JSON lines have the fields ``always`` too."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_with_context)
+    handler.addFilter(with_context)
     handler.setFormatter(_JsonFormatter(always) if log_format == "json" else _TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "alembic", "kombu", "PIL", "onnx_ir", "onnxscript"):
