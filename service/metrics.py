@@ -41,6 +41,8 @@ class Metrics:
         self._folder = folder
         self._readings: list[Callable[[], None]] = []
         self._served: str | None = None
+        #: By method, route and status, all of which are bounded: to find them costs more than to count.
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "understudy_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
@@ -75,6 +77,15 @@ class Metrics:
 
     def _gauge(self, name: str, what: str, labels: Iterable[str] = (), *, mode: str = "livesum") -> Gauge:
         return Gauge(name, what, tuple(labels), registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered, and the time that it took."""
+        found = self._answers.get((method, route, status))
+        if found is None:
+            found = self.requests.labels(method, route, str(status)), self.request_seconds.labels(route)
+            self._answers[method, route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def swapped(self, version: str, *, succeeded: bool) -> None:
         """Count a swap, and name the model that serves now."""

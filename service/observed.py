@@ -35,6 +35,9 @@ class Observed:
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool) -> None:
         self._app, self._metrics, self._access_log = app, metrics, access_log
+        self._counts: dict[
+            tuple[str, str, int], tuple[Counter, Histogram]
+        ] = {}  # finding them costs more than counting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +71,7 @@ class Observed:
     def _tell(self, scope: Scope, status: int, seconds: float, span: Span) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.answered(method, route, status, seconds)
         if telemetry.is_tracing():
             span.rename(f"{method} {route}")
             span.set(**{"http.route": route, "http.response.status_code": status})

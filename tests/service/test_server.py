@@ -91,7 +91,8 @@ def test_a_request_that_was_begun_is_finished_after_sigterm(start_service, promo
     idle = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     with closing(half_sent(service.port)) as begun, closing(idle):
         idle.request("POST", "/classify", IMAGE)
-        assert (idle.getresponse().read() != b"") and idle.sock is not None
+        assert idle.getresponse().read() != b""
+        assert idle.sock is not None
         until(lambda: service.metric("understudy_http_requests_in_flight") == 2)  # it, and the question
 
         service.process.send_signal(signal.SIGTERM)
