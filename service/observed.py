@@ -35,9 +35,6 @@ class Observed:
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool) -> None:
         self._app, self._metrics, self._access_log = app, metrics, access_log
-        self._counts: dict[
-            tuple[str, str, int], tuple[Counter, Histogram]
-        ] = {}  # finding them costs more than counting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
