@@ -1,7 +1,7 @@
 """Limits on connections, which no middleware can see: how many there are, and how long one may take to ask.
 
-A request whose head does not come to its end in time gets 408; a connection that says nothing is closed; one too many
-gets 503 at once. The body's pace is the routes' business. For a request that comes whole, all of it is two comparisons.
+A request whose head does not come to its end in time gets 408; a connection that says nothing, or does not read its
+answers, is closed; one too many gets 503 at once. The pace of bodies is the routes' business. For a request that comes whole, all of it is two comparisons.
 """
 
 import asyncio
@@ -27,8 +27,15 @@ ABORT_S = 10.0
 class Connections:
     """What all connections of one server share: their limits, their counts, and whether the server is stopping."""
 
-    def __init__(self, *, header_timeout_s: float, max_connections: int, metrics: Metrics) -> None:
-        self.header_timeout_s, self.max_connections, self.metrics = header_timeout_s, max_connections, metrics
+    def __init__(
+        self, *, header_timeout_s: float, send_timeout_s: float, max_connections: int, metrics: Metrics
+    ) -> None:
+        self.header_timeout_s, self.send_timeout_s, self.max_connections = (
+            header_timeout_s,
+            send_timeout_s,
+            max_connections,
+        )
+        self.metrics = metrics
         self.is_stopping = False
 
     def refused(self, reason: str) -> None:
@@ -44,6 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._shared = shared
         self._is_in_head, self._head_bytes = False, 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
         self._is_counted = self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -62,6 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._stop_send_timer()
         if self._is_counted:
             self._shared.metrics.connections.dec()
         super().connection_lost(exc)
@@ -138,8 +147,30 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.loop.call_later(FAREWELL_S, self.transport.abort)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._send_timer = self.loop.call_later(self._shared.send_timeout_s, self._is_not_read)
+
+    def resume_writing(self) -> None:
+        self._stop_send_timer()
+        super().resume_writing()
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _is_not_read(self) -> None:
+        self._shared.refused("not_read")
+        self.transport.abort()
+
     def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
+        if not self.transport.is_closing():
+            self._close()
+
+    def _close(self) -> None:
+        """Once what was written has gone out; but not later than that."""
+        self.transport.close()
         self.loop.call_later(ABORT_S, self.transport.abort)
 
     def shutdown(self) -> None:
@@ -150,8 +181,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.loop.call_later(LAST_REQUEST_S, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        if not self._is_answering:
-            self.transport.close()
+        if not self._is_answering and not self.transport.is_closing():
+            self._close()
 
 
 def _as_bytes(status: int, code: str, detail: str, default_headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -53,6 +53,7 @@ def build(settings: ServiceSettings, *, max_connections: int | None = None) -> "
     metrics = Metrics(environment.metrics_folder())
     connections = Connections(
         header_timeout_s=settings.header_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
         max_connections=max_connections or settings.max_connections,
         metrics=metrics,
     )

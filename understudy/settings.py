@@ -79,6 +79,7 @@ class ServiceSettings(Settings):
     backlog: int = Field(2048, ge=1, description="connections that may wait to be taken; the system may allow fewer")
     max_connections: int = Field(10_000, ge=1, description="open connections of a process; more get 503 at once")
     header_timeout_s: float = Field(15.0, gt=0, description="a request's head is complete within this time, or 408")
+    send_timeout_s: float = Field(30.0, gt=0, description="a client that reads none of its answer so long is cut off")
     drain_s: float = Field(0.0, ge=0, description="after SIGTERM, take requests this long with /readyz at 503")
     grace_s: int = Field(20, ge=1, description="then what was accepted is finished within this time")
     access_log: bool | None = Field(None, description="a log line a request; None: with log_format=json only")

@@ -28,7 +28,11 @@ Connect = Callable[[], socket.socket]
 def address(service_settings: ServiceSettings, served: Callable[..., contextlib.AbstractContextManager[str]]):
     """A service that has little patience and takes few connections."""
     chosen = service_settings.model_copy(
-        update={"header_timeout_s": HEADER_TIMEOUT_S, "max_connections": MAX_CONNECTIONS}
+        update={
+            "header_timeout_s": HEADER_TIMEOUT_S,
+            "send_timeout_s": HEADER_TIMEOUT_S,
+            "max_connections": MAX_CONNECTIONS,
+        }
     )
     with served(chosen) as url:
         yield url
@@ -243,3 +247,16 @@ def test_open_connections_are_counted(address: str, connect: Connect, until: Cal
         assert "understudy_connections 2.0" in asking.get("/metrics").text
         held.close()
         until(lambda: "understudy_connections 1.0" in asking.get("/metrics").text, 10)
+
+
+def test_a_client_that_does_not_read_its_answers_is_cut_off(address: str, until: Callable[..., None]):
+    """It asks and asks; when nothing could be sent for so long, its connection and its request are over."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+
+        until(lambda: refusals(address, "not_read") == 1, 20)
+
+        until(lambda: "understudy_http_requests_in_flight 1.0" in httpx.get(f"{address}/metrics").text, 10)
