@@ -18,7 +18,7 @@ from understudy import telemetry
 from understudy.telemetry import Span
 
 log = logging.getLogger(__name__)
-access = logging.getLogger("service.access")
+access = logging.getLogger("service.requests")
 
 #: An id that a client may choose: it goes into logs and headers as it is.
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")

@@ -117,10 +117,10 @@ async def test_an_error_after_the_answer_began_closes_the_connection(metrics: Me
 
 async def test_an_access_log_has_a_line_a_request(small: Callable[..., httpx.AsyncClient], caplog):
     """Route, status and time as fields; the path as it was sent, so that it cannot write lines of its own."""
-    caplog.set_level(logging.INFO, "service.access")
+    caplog.set_level(logging.INFO, "service.requests")
     await small(access_log=True).get("/works/a%0Ab?secret=1")
 
-    (line,) = [record for record in caplog.records if record.name == "service.access"]
+    (line,) = [record for record in caplog.records if record.name == "service.requests"]
     assert line.getMessage().startswith("GET /works/a%0Ab 200 in 0.")
     assert (line.route, line.status, line.method) == ("/works/{what}", 200, "GET")
     assert 0 < line.duration_s < 10
@@ -129,12 +129,12 @@ async def test_an_access_log_has_a_line_a_request(small: Callable[..., httpx.Asy
 
 async def test_without_an_access_log_only_faults_have_a_line(small: Callable[..., httpx.AsyncClient], caplog):
     """A 500 is told, a 200 and a 404 are not."""
-    caplog.set_level(logging.INFO, "service.access")
+    caplog.set_level(logging.INFO, "service.requests")
     client = small()
     for path in ("/works/x", "/nothing", "/bug"):
         await client.get(path)
 
-    assert [r.status for r in caplog.records if r.name == "service.access"] == [500]
+    assert [r.status for r in caplog.records if r.name == "service.requests"] == [500]
 
 
 async def test_requests_are_counted_by_what_is_bounded(small: Callable[..., httpx.AsyncClient], metrics: Metrics):

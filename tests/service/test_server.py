@@ -165,8 +165,9 @@ def test_every_line_of_its_log_is_json(start_service, promote, until: Callable[.
     service.process.wait(SOON_S)
 
     loggers = {event["logger"] for event in service.log}
-    (line,) = [event for event in service.log if event["logger"] == "service.access"]
-    assert {"service.server", "uvicorn.error", "service.access"} <= loggers
+    lines = [event for event in service.log if event["logger"] == "service.requests"]
+    (line,) = lines
+    assert {"service.server", "uvicorn.error", "service.requests"} <= loggers
     assert line["request_id"] == answer.headers["x-request-id"]
     assert (line["method"], line["route"], line["status"]) == ("POST", "/classify", 200)
 
