@@ -30,6 +30,11 @@ WARM_UP_S, WARM_UP_CONNECTIONS = 2, 8
 #: Roughly what it takes to start and stop a server, and to export the models, on two cores; for the estimate only.
 START_S, EXPORT_S, SWAP_S = 7, 30, 2.0
 
+#: Characters of a failure that are shown; the end of a log says most.
+MAX_FAILURE = 300
+#: Tables are wide; what is no terminal gets this many columns.
+FILE_WIDTH = 150
+
 app = typer.Typer(add_completion=False)
 
 
@@ -85,9 +90,9 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="one short round and ten swaps: to see that it works")] = False,
     write: Annotated[Path | None, typer.Option("--report", help="file to write the results to, as Markdown")] = None,
 ) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     try:
-        counts = [int(count) for count in connections.split(",")]
+        counts = _counts(connections)
         takers = contestants.named(peers.split(","))
         plan = Plan(takers, counts, seconds, rounds, overload_seconds, num_swaps)
         if quick:
@@ -107,6 +112,14 @@ def main(
     if write is not None:
         report.write(results, write, described, conditions(plan))
         console.print(f"written to {write}")
+
+
+def _counts(text: str) -> list[int]:
+    """Read ``1,8,32``. Raises ValueError saying what may stand there."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--connections {text!r}: give numbers from 1 up with commas between them, such as 1,8,32")
+    return [int(part) for part in parts]
 
 
 def conditions(plan: Plan) -> list[str]:
@@ -182,7 +195,8 @@ def _closed_loops(plan: Plan, place: Workplace, results: Results, bar: Progress)
         arguments = (str(place.model), str(place.bodies["raw"].folder), "--seconds", str(plan.limit_s))
         results.limits.append(Limit(**json.loads(_run("benchmarks.serving.limit", *arguments))))
         bar.advance(task)
-        for taker in plan.takers:
+        first = (number - 1) % len(plan.takers)  # each begins in its turn: nobody always follows the same one
+        for taker in plan.takers[first:] + plan.takers[:first]:
             bar.update(task, description=f"round {number}: {taker.title}")
             with _excused(taker, results), _started(taker, place) as server:
                 _closed_loop(taker, server, plan, place, results, bar, task)
@@ -217,7 +231,7 @@ def _excused(taker: Contestant, results: Results) -> Iterator[None]:
     try:
         yield
     except (servers.ServerFailed, wrk.WrkFailed, open_loop.NoCapacity, swaps.SwapFailed) as error:
-        results.failures[taker.name] = " ".join(str(error).split())
+        results.failures[taker.name] = f"…{' '.join(str(error).split())[-MAX_FAILURE:]}"
 
 
 def _swaps(plan: Plan, place: Workplace, results: Results, bar: Progress) -> None:
@@ -238,7 +252,7 @@ def _several(plan: Plan, place: Workplace, results: Results, bar: Progress) -> N
     }
     number = several_images.IMAGES_PER_REQUEST
     bodies = photos.write_several(photos.make(), place.folder / "photos" / "several", per_request=number)
-    with _excused(OURS, results), _started(OURS, place) as server:
+    with _excused(OURS, results), _started(OURS, place, UNDERSTUDY_PROVIDER="cuda") as server:
         results.several = several_images.through_http(server.url, bodies, rates, seconds=plan.seconds)
     bar.advance(task)
 

@@ -31,6 +31,8 @@ BEFORE_S, AFTER_S = 5.0, 8.0
 #: Speed is looked at a second at a time; a second with so much of the capacity is at full speed.
 WINDOW_S, FULL_SPEED = 1.0, 0.95
 REFUSED = (429, 503)
+#: The server says that the deadline has passed, which the client sees for itself.
+EXPIRED = (408, 504)
 #: In place of a status, beside the 0 of a broken connection.
 GIVEN_UP = -1
 WEIGH_EVERY_S = 0.25
@@ -50,7 +52,7 @@ class OpenLoop:
     num_in_time: int
     num_late: int  #: 200, but after the deadline
     num_refused: int
-    num_given_up: int  #: no answer when the client hung up
+    num_given_up: int  #: no answer when the client hung up, or only that it was too late
     num_broken: int  #: any other status, or a broken connection
     answered_p50_ms: float
     answered_p99_ms: float
@@ -173,7 +175,7 @@ def summary(
     in_time = [o.ms for o in answered if o.ms <= DEADLINE_MS]
     # From when it was sent: a client that was late itself says nothing of how fast a server refuses.
     refused = [(o.ended - o.sent) * 1e3 for o in outcomes if o.status in REFUSED]
-    num_given_up = sum(o.status == GIVEN_UP for o in outcomes)
+    num_given_up = sum(o.status in (GIVEN_UP, *EXPIRED) for o in outcomes)
     return OpenLoop(
         capacity=capacity,
         offered=len(outcomes) / seconds,
