@@ -68,7 +68,15 @@ def bodies(tmp_path: Path) -> Callable[..., Bodies]:
 
 def closed(**changes: float) -> Closed:
     """A closed loop of 32 connections at 80 requests a second."""
-    values = {"connections": 32, "num_requests": 800, "seconds": 10.0, "num_not_200": 0, "num_broken": 0}
+    values = {
+        "connections": 32,
+        "num_requests": 800,
+        "num_steady": 800,
+        "seconds": 10.0,
+        "ramp_s": 0.0,
+        "num_not_200": 0,
+        "num_broken": 0,
+    }
     return Closed(**(values | {"p50_ms": 390.0, "p95_ms": 450.0, "p99_ms": 480.0, "max_ms": 500.0} | changes))  # type: ignore[arg-type]
 
 
@@ -88,14 +96,14 @@ def test_photos_are_real_and_the_same_every_time():
 
 
 def test_what_wrk_printed_is_read():
-    """The line of our script is found among what wrk prints, and a refusal is no answer."""
+    """The line of our script is found among what wrk prints, and only good answers after the ramp make the rate."""
     output = (
         "Running 10s test\n  90 requests in 1.00s\n"
-        'SUMMARY {"num_requests": 90, "seconds": 1.0, "num_not_200": 10, "num_broken": 1, '
+        'SUMMARY {"num_requests": 90, "seconds": 1.0, "num_steady": 60, "num_not_200": 10, "num_broken": 1, '
         '"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "max_ms": 4.0}\n'
     )
 
-    read = wrk.parse(output, connections=8)
+    read = wrk.parse(output, connections=8, ramp_s=0.25)
 
     assert (read.connections, read.per_second, read.num_errors, read.p99_ms) == (8, 80.0, 11, 3.0)
     with pytest.raises(wrk.WrkFailed, match="no summary"):
@@ -110,6 +118,7 @@ def test_wrk_counts_what_was_refused(choosy, bodies):
     assert run.num_requests > 2
     assert run.num_not_200 == pytest.approx(run.num_requests / 2, abs=3)
     assert run.num_broken == 0
+    assert 0 < run.num_steady <= run.num_requests - run.num_not_200
 
 
 def test_arrivals_keep_to_the_rate():
@@ -194,8 +203,8 @@ def test_a_swap_is_judged_by_the_second_around_it():
 def results() -> Results:
     """Two rounds in which ours was at the limit and a peer a little below it, the machine slowing down meanwhile."""
     limits = [Limit({"together, batch 1": rate, "apart, batch 1": rate / 2}, 13.0, 15.0) for rate in (90.0, 80.0)]
-    ours = [closed(num_requests=880), closed(num_requests=780)]
-    peer = [closed(num_requests=800, p99_ms=900.0), closed(num_requests=700, p99_ms=900.0)]
+    ours = [closed(num_steady=880), closed(num_steady=780)]
+    peer = [closed(p99_ms=900.0), closed(num_steady=700, p99_ms=900.0)]
     return Results(
         connections=[32],
         limits=limits,

@@ -28,7 +28,7 @@ from benchmarks.serving.servers import Running
 #: Every server gets this much load before it is measured.
 WARM_UP_S, WARM_UP_CONNECTIONS = 2, 8
 #: Roughly what it takes to start and stop a server, and to export the models, on two cores; for the estimate only.
-START_S, EXPORT_S, SWAP_S = 7, 30, 2.0
+START_S, EXPORT_S, SWAP_S = 5, 25, 2.0
 
 #: Characters of a failure that are shown; the end of a log says most.
 MAX_FAILURE = 300
@@ -96,7 +96,7 @@ def main(
         takers = contestants.named(peers.split(","))
         plan = Plan(takers, counts, seconds, rounds, overload_seconds, num_swaps)
         if quick:
-            plan = Plan(takers, counts, seconds=3, rounds=1, overload_s=4, num_swaps=min(num_swaps, 10))
+            plan = Plan(takers, counts, seconds=2, rounds=1, overload_s=4, num_swaps=min(num_swaps, 10))
         wrk.find()
         results, described = measure(plan, console)
     except (
