@@ -30,12 +30,8 @@ class Connections:
     def __init__(
         self, *, header_timeout_s: float, send_timeout_s: float, max_connections: int, metrics: Metrics
     ) -> None:
-        self.header_timeout_s, self.send_timeout_s, self.max_connections = (
-            header_timeout_s,
-            send_timeout_s,
-            max_connections,
-        )
-        self.metrics = metrics
+        self.header_timeout_s, self.send_timeout_s = header_timeout_s, send_timeout_s
+        self.max_connections, self.metrics = max_connections, metrics
         self.is_stopping = False
 
     def refused(self, reason: str) -> None:

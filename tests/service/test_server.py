@@ -3,6 +3,8 @@
 import http.client
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,28 @@ from understudy.testing import picture
 #: A process that has nothing left to do is gone within this, on a busy machine too.
 SOON_S = 15.0
 NUM_CLIENTS = 8
+
+#: A server whose application never comes to its end, as one with an engine that hangs.
+HANGING = """
+import socket, sys, threading
+from types import SimpleNamespace
+import uvicorn
+from service import server
+from service.connections import Connections
+from service.metrics import Metrics
+
+async def hangs(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    print("started", flush=True)
+    await receive()
+    threading.Event().wait()
+
+server.LAST_RESORT_S = 0.5
+limits = Connections(header_timeout_s=1, send_timeout_s=1, max_connections=1, metrics=Metrics())
+config = uvicorn.Config(hangs, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+server.Server(config, SimpleNamespace(), limits, drain_s=0.5).run([socket.create_server(("127.0.0.1", 0))])
+"""
 IMAGE = picture(0, 3)
 HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
 
@@ -153,6 +177,18 @@ def test_what_is_not_finished_when_the_grace_is_over_is_cut_off(start_service, u
 
         assert service.process.wait(SOON_S) == 0
         assert b"200" not in begun.recv(65536)
+
+
+def test_what_hangs_is_ended_from_outside_the_event_loop():
+    """When drain, grace and a little more are over; the exit code says that it was no orderly end."""
+    began = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", HANGING], stdout=subprocess.PIPE) as hanging:
+        assert hanging.stdout is not None
+        assert hanging.stdout.readline() == b"started\n"
+        hanging.send_signal(signal.SIGTERM)
+
+        assert hanging.wait(SOON_S) == 1
+    assert time.monotonic() - began >= 2.0
 
 
 def test_every_line_of_its_log_is_json(start_service, promote, until: Callable[..., None]):
