@@ -34,6 +34,19 @@ async def _actor(request: Request) -> str:
 Actor = Annotated[str, Depends(_actor)]
 
 
+class Patience:
+    """How long one client waits: the time that it gave, from its first byte on; or the default, for our part alone."""
+
+    def __init__(self, timeout_ms: int | None, default_ms: int) -> None:
+        self.timeout_s = (timeout_ms or default_ms) / 1000
+        self._clock = asyncio.get_running_loop().time
+        self._arrived = self._clock() if timeout_ms else None
+
+    def deadline(self) -> float:
+        """By the event loop's clock. Ask when the whole request is here."""
+        return (self._clock() if self._arrived is None else self._arrived) + self.timeout_s
+
+
 @asynccontextmanager
 async def present(request: Request) -> AsyncIterator[None]:
     """Cancel the block when the client goes, and raise ClientDisconnect in its place. The body must have been read."""

@@ -108,7 +108,7 @@ class DeploymentFollower:
             self._not_before = now + RETRY_AFTER_S  # the store is away: that is not the challenger's fault
             raise
         self._known = active.counts
-        self._metrics.deployment_share.labels(active.version, active.kind).set(active.share)
+        self._metrics.deployed(active.version, active.kind, active.share)
         self._traffic.deployed = Deployed(active, batcher, self._metrics)
         log.info("%s is a %s with %g of the requests", active.version, active.kind, active.share)
 
@@ -118,8 +118,9 @@ class DeploymentFollower:
         await self._withdraw(active.id, "load", reason)
 
     def _stop(self) -> None:
-        self._traffic.deployed = None
-        self._metrics.deployment_share.clear()
+        deployed, self._traffic.deployed = self._traffic.deployed, None
+        if deployed is not None:
+            self._metrics.deployed(deployed.deployment.version, deployed.deployment.kind, 0.0)
 
 
 def _sum(one: Counts, other: Counts) -> Counts:

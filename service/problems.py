@@ -1,6 +1,5 @@
 """Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
 
-import logging
 import math
 from http import HTTPStatus
 from typing import Any
@@ -9,21 +8,23 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy import errors
 from understudy.errors import UnderstudyError
-
-log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 #: Ask a refused client to come back after this long, if nothing better is known. Longer than the other makes
 #: clients of a short overload idle.
 RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
+#: Under this path clients of the Open Inference Protocol look for the sentence in a member ``error``.
+PROTOCOL_PATH = "/v2"
 
 #: The first that fits decides: codes before classes, special classes before general ones.
-STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415}
+STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "json_too_large": 413}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
     (errors.BodyTimeout, 408),
@@ -75,11 +76,14 @@ def status_of(error: UnderstudyError) -> int:
     return STATUS_OF_CODE.get(error.code, by_class)
 
 
-def answer(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem as a response."""
+def answer(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, path: str = ""
+) -> JSONResponse:
+    """A problem as a response to a request for ``path``."""
     body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
+    spoken = {"error": detail} if f"{path}/".startswith(f"{PROTOCOL_PATH}/") else {}
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(body.model_dump() | spoken, status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
 
 
 def _headers(error: UnderstudyError) -> dict[str, str]:
@@ -89,30 +93,59 @@ def _headers(error: UnderstudyError) -> dict[str, str]:
     return {"Connection": "close"} if isinstance(error, errors.BodyTimeout) else {}
 
 
+def internal(path: str) -> JSONResponse:
+    """The answer to an error that nobody expected: a bug. What it was stands in the log, not here."""
+    return answer(
+        500,
+        "internal",
+        "the service failed on this request; its log says why, under the answer's X-Request-Id",
+        path=path,
+    )
+
+
 def install(app: FastAPI) -> None:
-    """Make every error of an application a problem."""
+    """Make every expected error of an application a problem; ``observed`` answers for the others."""
+    app.add_middleware(_BodyLimitSpoken)
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
-        return answer(status_of(error), error.code, str(error), _headers(error))
+        return answer(status_of(error), error.code, str(error), _headers(error), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = CODE_OF_STATUS.get(error.status_code, f"http_{error.status_code}")
-        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}))
+        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()
         )
-        return answer(422, "invalid_request", faults)
+        return answer(422, "invalid_request", faults, path=request.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
         return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
 
-    @app.exception_handler(Exception)
-    async def a_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the service failed on this request; its log says why")
+
+class _BodyLimitSpoken:
+    """Starlette answers a too large ``Content-Length`` in plain text, past every handler: a problem takes its place."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_replaced = False
+
+        async def spoken(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                is_replaced = Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
+                if is_replaced:
+                    limit = scope.get("starlette.max_body_size", "less")
+                    detail = f"the body is larger than is taken here; the limit is {limit} bytes"
+                    await answer(413, CODE_OF_STATUS[413], detail, path=scope["path"])(scope, receive, send)
+            if not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, spoken)

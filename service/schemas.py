@@ -48,6 +48,7 @@ class Readiness(BaseModel):
     """Whether requests to /classify can be answered, by which model, and what is in the way if not."""
 
     ready: bool
+    stopping: bool = Field(False, description="SIGTERM has come: what was accepted is being finished")
     model: str | None = Field(None, description="the version that serves", examples=["g0003-8f2c1a"])
     provider: str | None = Field(None, description="what it runs on", examples=["cpu"])
     refused: dict[str, str] = Field({}, description="champions that could not be loaded, and why")

@@ -46,6 +46,7 @@ DOORS = {
     "uvicorn": ("service/",),
     "prometheus_client": ("service/metrics.py",),
     "httpx": ("understudy/client.py",),
+    "opentelemetry": ("understudy/telemetry.py",),
     "pydantic_settings": ("understudy/settings.py",),
 }
 

@@ -24,6 +24,10 @@ app = typer.Typer()
 console = Console()
 
 Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
+]
 R = TypeVar("R", bound=Record)
 DEFAULT = Limits()
 BOTH = "latency, errors and images: challenger / champion"
@@ -48,6 +52,7 @@ def deploy(
         float, typer.Option(help="Share of compared images that both must call the same; 0: any.")
     ] = DEFAULT.min_agreement,
     url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Let a challenger see live traffic: as a shadow, or as a canary that answers a share of it.
 
@@ -63,17 +68,19 @@ def deploy(
     }
     kind = DeploymentKind.CANARY if is_canary else DeploymentKind.SHADOW
     request = _asked(DeploymentRequest, version=version, kind=kind, share=share, limits=limits)
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         made = client.deploy(request)
     _say(f"deployment {made.id}: {made.version} is a {made.kind} with {made.share:.3g} of the requests")
 
 
 @app.command()
 def deployments(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False, url: Url = DEFAULT_URL
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Show the challengers on live traffic, now and before: agreement, latency, errors, and why each ended."""
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         made = client.deployments()
     if as_json:
         console.print_json(data=[each.model_dump(mode="json") for each in made])
@@ -88,11 +95,13 @@ def deployments(
 
 @app.command()
 def undeploy(
-    reason: Annotated[str, typer.Option(help="Why; it is kept with the deployment.")], url: Url = DEFAULT_URL
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the deployment.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Take the challenger off live traffic: the champion answers everything again within a second or so."""
     request = _asked(DeploymentEnd, reason=reason)
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         active = [each for each in client.deployments() if each.state == DeploymentState.ACTIVE]
         if not active:
             raise Conflict("no challenger is on live traffic; `understudy deployments` shows those that were")
@@ -110,10 +119,11 @@ def rollback(
         ),
     ] = None,
     url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Make a former champion serve again. It takes seconds; without a version, twice goes back twice."""
     request = _asked(Rollback, version=version, reason=reason)
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         entry = client.rollback(request.version, reason=request.reason)
         client.wait_until_serving(entry.version)
     _say(f"{entry.version} serves again")

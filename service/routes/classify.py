@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -15,10 +16,11 @@ from starlette.datastructures import UploadFile
 from service import bodies, examples
 from service.batcher import Batcher
 from service.bodies import Allowance
-from service.clients import Timeout, present
+from service.clients import Patience, Timeout
 from service.problems import IN_TIME, RESPONSES
 from service.schemas import ClassifyBody
 from service.state import Service, State
+from service.turn import turn
 from understudy import images
 from understudy.engine import Probabilities
 from understudy.errors import ImageRefused, UploadRefused
@@ -75,24 +77,19 @@ async def classify(
     that cannot be used is answered with its problem (415 or 422); among several, its own prediction
     carries the problem and the others are answered. What cannot be answered in time is refused at once.
     """
-    clock = asyncio.get_running_loop().time
-    arrived = clock()
-    timeout_s = (timeout_ms or service.settings.request_timeout_ms) / 1000
-    service.admission.require_room(1, timeout_s)
+    patience = Patience(timeout_ms, service.settings.request_timeout_ms)
+    service.admission.require_room(1, patience.timeout_s)
     with service.bodies.allowance() as share:
         sent, top_k = await _read(request, service, share, top_k)
-        # A client's own time runs from its first byte; the default is for our part of the work.
-        deadline = (arrived if timeout_ms else clock()) + timeout_s
-        with service.slot.lease() as batcher, service.admission.enter(len(sent), deadline - clock()):
-            async with present(request):
-                if service.traffic.deployed is None:
-                    answers = await _classify(batcher, sent, deadline)
-                else:
-                    traffic = service.traffic
-                    batcher, answers = await traffic.classify(batcher, _classify, sent, deadline, share.num_bytes)
+        async with turn(request, service, patience, len(sent)) as (batcher, deadline):
+            if (traffic := service.traffic).deployed is None:
+                answers = await _classify(batcher, sent, deadline)
+            else:
+                batcher, answers = await traffic.classify(batcher, _classify, sent, deadline, share.num_bytes)
     predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
+    service.metrics.images.labels(batcher.engine.version).inc(sum(one.problem is None for one in predictions))
     answer = Classified(model=batcher.engine.version, predictions=tuple(predictions))
     return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -117,15 +114,25 @@ def _prediction(
         return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
     if isinstance(got, BaseException):
         raise got
-    service.metrics.images.labels(batcher.engine.version).inc()
-    best = (-got).argsort(kind="stable")[:top_k]
+    labels = batcher.engine.card.classes
     classes = tuple(
-        ClassProbability(label=batcher.engine.card.classes[i], probability=min(max(float(got[i]), 0.0), 1.0))
-        for i in best
+        ClassProbability(label=labels[i], probability=min(max(float(got[i]), 0.0), 1.0)) for i in _best(got, top_k)
     )
     return Prediction(
         name=sent.name, label=classes[0].label, probability=classes[0].probability, classes=classes
     )  # fmt: skip
+
+
+def _best(probabilities: Probabilities, top_k: int) -> list[int]:
+    """The ``top_k`` most probable classes, the best first, equals by their order. Sorts only what is near the top."""
+    if top_k < len(probabilities):
+        least = np.partition(probabilities, -top_k)[-top_k]
+        near = np.flatnonzero(probabilities >= least)
+    else:
+        near = np.arange(len(probabilities))
+    order = (-probabilities[near]).argsort(kind="stable")[:top_k]
+    best: list[int] = near[order].tolist()
+    return best
 
 
 async def _read(request: Request, service: State, share: Allowance, top_k: int) -> tuple[Sequence[_Sent], int]:

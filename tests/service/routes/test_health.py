@@ -24,7 +24,8 @@ def test_alive_is_not_ready(http: httpx.Client, serving: Callable[..., str]):
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").status_code == 503
     version = serving()
-    assert http.get("/readyz").json() == {"ready": True, "model": version, "provider": "cpu", "refused": {}}
+    ready = {"ready": True, "stopping": False, "model": version, "provider": "cpu", "refused": {}}
+    assert http.get("/readyz").json() == ready
 
 
 def test_requests_images_batches_and_swaps_are_counted(http: httpx.Client, serving: Callable[..., str]):
