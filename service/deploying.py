@@ -42,6 +42,7 @@ class DeploymentFollower:
         self._known = Counts()  # of all processes, at the last report
         self._condemned: dict[str, tuple[str, str]] = {}  # id to cause and reason, until the catalog knows
         self._not_before = 0.0
+        self._is_away = False
 
     async def step(self) -> None:
         """Report and judge; withdraw what failed; then follow the catalog."""
@@ -62,8 +63,11 @@ class DeploymentFollower:
         while True:
             try:
                 await self.step()
+                self._is_away = False
             except Exception:
-                log.exception("could not follow the deployments")
+                if not self._is_away:  # once, not at every look
+                    log.exception("could not follow the deployments; what is known goes on counting")
+                self._is_away = True
             await asyncio.sleep(poll_s)
 
     async def _report(self, deployed: Deployed) -> None:

@@ -1,6 +1,7 @@
 """``/v2``: the Open Inference Protocol over REST, with binary tensors, for clients made for Triton or KServe."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -200,8 +201,16 @@ async def _infer(
         asked = tensors.parse(body, json_bytes=json_length, max_images=service.settings.max_images_per_request)
         async with turn(request, service, patience, len(asked.inputs)) as (batcher, deadline):
             _check_version(batcher.engine, version)
+            if isinstance(asked.inputs, np.ndarray):
+                tensors.check_size(asked.inputs, batcher.engine.card.preprocessing.size)
+            inputs = tuple(asked.inputs)
+            deployed = service.traffic.deployed
             try:
-                probabilities = await _predict(batcher, asked.inputs, deadline)
+                if deployed is None or version is not None or not _takes(deployed.batcher, inputs[0]):
+                    rows = await _rows(batcher, inputs, deadline)
+                else:
+                    batcher, rows = await service.traffic.classify(batcher, _rows, inputs, deadline, share.num_bytes)
+                probabilities = _whole(rows)
             except ImageRefused as refused:
                 service.metrics.refused_images.labels(refused.code).inc()
                 raise
@@ -213,18 +222,27 @@ async def _infer(
     return Response(content, media_type=BINARY, headers={JSON_LENGTH: str(length)})
 
 
-async def _predict(batcher: Batcher, inputs: Pixels | tuple[bytes, ...], deadline: float) -> Probabilities:
-    """Probabilities (N, C) float32 of pixels or of encoded images.
-
-    Raises UploadRefused for pixels of another size, ImageRefused naming the image, DeadlineExceeded.
-    """
+async def _rows(
+    batcher: Batcher, inputs: Sequence[Pixels | bytes], deadline: float
+) -> list[Probabilities | BaseException]:
+    """The probabilities (C,) float32 of pixels or of encoded images, or what is wrong with each of them."""
     preprocessing = batcher.engine.card.preprocessing
-    if isinstance(inputs, np.ndarray):
-        tensors.check_size(inputs, preprocessing.size)
-        waiting = [batcher.predict(pixels, deadline) for pixels in inputs]
-    else:
-        waiting = [batcher.classify(partial(images.load, data, preprocessing), deadline) for data in inputs]
-    rows = await asyncio.gather(*waiting, return_exceptions=True)
+    waiting = [
+        batcher.classify(partial(images.load, one, preprocessing), deadline)
+        if isinstance(one, bytes)
+        else batcher.predict(one, deadline)
+        for one in inputs
+    ]
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _takes(challenger: Batcher, one: Pixels | bytes) -> bool:
+    """Whether it can be asked too: encoded images always, pixels that are cut to the champion's size if it is its own."""
+    return isinstance(one, bytes) or len(one) == challenger.engine.card.preprocessing.size
+
+
+def _whole(rows: Sequence[Probabilities | BaseException]) -> Probabilities:
+    """All of them (N, C) float32. Raises ImageRefused naming the image, DeadlineExceeded."""
     for index, row in enumerate(rows):
         if isinstance(row, ImageRefused):
             raise ImageRefused(f"image {index}: {row}", code=row.code) from row

@@ -1,5 +1,6 @@
 """Shadow and canary over real HTTP, with real tiny models that agree, disagree, break or are slow."""
 
+import base64
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -214,6 +215,45 @@ def other(served: Callable[..., AbstractContextManager[str]], service_settings: 
     """A client of a second process on the same catalog."""
     with served(service_settings) as address, httpx.Client(base_url=address, timeout=30) as client:
         yield client
+
+
+def infer(http: httpx.Client, name: str, path: str = "") -> tuple[str, int]:
+    """Ask for one red picture by the Open Inference Protocol; gives the version that answered, and the class."""
+    encoded = base64.b64encode(picture(0, 3)).decode()
+    pixels = [255 if channel == 0 else 0 for _ in range(8 * 8) for channel in range(3)]
+    given = {"image": ([1], "BYTES", [encoded]), "pixels": ([1, 8, 8, 3], "UINT8", pixels)}
+    shape, datatype, data = given[name]
+    body = {"inputs": [{"name": name, "shape": shape, "datatype": datatype, "data": data}]}
+    answer = http.post(f"/v2/models/understudy{path}/infer", json=body)
+    assert answer.status_code == 200, answer.text
+    row = answer.json()["outputs"][0]["data"]
+    return answer.json()["model_version"], row.index(max(row))
+
+
+def test_the_inference_protocol_is_live_traffic_too(
+    http: httpx.Client, serving: Callable[..., str], challenge: Challenge, started: Callable[..., str]
+):
+    """A canary answers images and pixels; a request that names a version gets that one."""
+    champion = serving()
+    challenger = challenge(rotated_by=1, generation=1)
+    started(challenger, "canary")
+    assert [infer(http, name) for name in ("image", "pixels")] == [(challenger, 2)] * 2
+    assert infer(http, "image", f"/versions/{champion}") == (champion, 0)
+
+
+def test_pixels_go_to_a_canary_only_if_they_have_its_size(
+    http: httpx.Client,
+    serving: Callable[..., str],
+    challenge: Challenge,
+    started: Callable[..., str],
+):
+    """They are cut to the champion's; encoded images fit every model."""
+    champion = serving()
+    challenger = challenge(size=16, generation=1)
+    made = started(challenger, "canary")
+    assert infer(http, "image") == (challenger, 0)
+    assert infer(http, "pixels") == (champion, 0)
+    assert state(http, made)["counts"]["challenger_errors"] == 0
 
 
 def test_all_processes_begin_and_stop_together(
