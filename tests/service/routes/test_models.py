@@ -1,13 +1,18 @@
 """The champion's history and rollback over real HTTP."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
 import pytest
 
+from understudy.catalog import Catalog, keys
 from understudy.client import Client
+from understudy.records import KeyScope
+from understudy.settings import ServiceSettings
+from understudy.store import Store
 from understudy.testing import picture
 
 
@@ -93,3 +98,21 @@ def test_the_client_rolls_back_and_asks_for_the_past(url: str, two: dict[str, An
         then = datetime.fromisoformat(two["second"]["at"])
         assert client.champion(at=then).id == two["second"]["version"]
         assert [c.sequence for c in client.champions()] == [3, 2, 1]
+
+
+def test_where_keys_are_required_the_history_names_the_key(
+    service_settings: ServiceSettings,
+    served: Callable[..., AbstractContextManager[str]],
+    opened: tuple[Catalog, Store],
+    promote: Callable[..., str],
+):
+    """By its id; a key that may only classify may not roll back."""
+    promote()
+    promote(sharpness=5.0, generation=1)
+    known, admin = keys.create(opened[0], name="ada", scopes=[KeyScope.ADMIN])
+    _, classify = keys.create(opened[0], name="app", scopes=[KeyScope.CLASSIFY])
+    with served(service_settings.model_copy(update={"keys": "required"})) as url, httpx.Client(base_url=url) as http:
+        body = {"reason": "it fell ill"}
+        assert http.post("/models/rollback", json=body, headers={"X-API-Key": classify}).status_code == 403
+        done = http.post("/models/rollback", json=body, headers={"X-API-Key": admin})
+    assert done.json()["actor"] == f"key {known.id}"
