@@ -8,6 +8,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 import understudy
 from service import access, problems, resources
+from service.direct import Direct
 from service.metrics import Metrics
 from service.observed import Observed
 from service.routes import classify, health, infer, ingest, jobs, labeled, models
@@ -46,6 +47,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
         app.include_router(router)
     problems.install(app)
+    app.add_middleware(Direct)
     if guard is not None:
         access.describe(app)
         app.add_middleware(access.Guarded, guard=guard)

@@ -55,10 +55,18 @@ def engine() -> GatedEngine:
 def batcher(engine: GatedEngine, opened: ExitStack) -> Any:
     """Makes a batcher of the gated engine."""
 
-    def made(*, lanes: int = 1, max_batch: int = 4, seconds: dict[int, float] = ON_CPU, **more: Any) -> Batcher:
-        pools = [opened.enter_context(ThreadPoolExecutor(lanes)) for _ in range(2)]
+    def made(
+        *,
+        lanes: int = 1,
+        max_batch: int = 4,
+        seconds: dict[int, float] = ON_CPU,
+        has_decoders: bool = False,
+        **more: Any,
+    ) -> Batcher:
+        pool = opened.enter_context(ThreadPoolExecutor(lanes))
+        decoders = opened.enter_context(ThreadPoolExecutor(lanes)) if has_decoders else None
         chosen = Tuning(lanes, 1, max_batch, seconds)
-        return Batcher(engine, chosen, Lanes(*pools, lanes), **more)  # type: ignore[arg-type]
+        return Batcher(engine, chosen, Lanes(pool, lanes, 1, decoders), **more)  # type: ignore[arg-type]
 
     return made
 
