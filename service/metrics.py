@@ -2,6 +2,8 @@
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from understudy.engine import Engine
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -30,6 +32,17 @@ class Metrics:
         self.serving = Gauge(
             "understudy_serving_model", "1 for the model that serves.", ["model"], registry=self.registry
         )
+        self.engine_info = Gauge(
+            "understudy_engine_info",
+            "1 for the model that serves, with what it runs on and in which number format.",
+            ["model", "provider", "variant"],
+            registry=self.registry,
+        )
+        self.engine_fallback = Gauge(
+            "understudy_engine_fallback",
+            "1 while the model that serves is not on the GPU that this machine has.",
+            registry=self.registry,
+        )
 
     def swapped(self, version: str, *, succeeded: bool) -> None:
         """Count a swap, and name the model that serves now."""
@@ -37,6 +50,12 @@ class Metrics:
         if succeeded:
             self.serving.clear()
             self.serving.labels(version).set(1)
+
+    def runs_on(self, engine: Engine) -> None:
+        """Name what the model that serves runs on."""
+        self.engine_info.clear()
+        self.engine_info.labels(engine.version, engine.provider, engine.variant).set(1)
+        self.engine_fallback.set(engine.fallback is not None)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -21,8 +21,8 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 from trainer.evaluate import Measured
 from understudy import engine, tuning
-from understudy.engine import INPUT, Engine, probe_pixels
-from understudy.errors import ArtifactRefused
+from understudy.engine import INPUT, OUTPUT, Engine, probe_pixels
+from understudy.errors import ArtifactRefused, UnderstudyError
 from understudy.images import Pixels
 from understudy.records import ModelCard, Probe, Record, Sha256, Variant
 from understudy.store import model_key
@@ -84,6 +84,8 @@ def convert(name: Name, artifact: bytes, calibration: Callable[[], Pixels]) -> b
     try:
         with _quiet():
             return to_fp16(artifact) if name == "fp16" else to_int8(artifact, calibration())
+    except UnderstudyError:
+        raise
     except Exception as error:  # the converters raise whatever they stumble over
         raise ArtifactRefused(f"cannot be made: {type(error).__name__}: {error}", code="variant") from error
 
@@ -93,8 +95,21 @@ def to_fp16(artifact: bytes) -> bytes:
     graph = convert_float_to_float16(
         onnx.load_from_string(artifact), keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, "Softmax"]
     )
+    _keep_output(graph.graph)
     converted: bytes = graph.SerializeToString()
     return converted
+
+
+def _keep_output(graph: onnx.GraphProto) -> None:
+    """Take out the casts to half precision and back that the converter puts behind the softmax."""
+    by_output = {node.output[0]: node for node in graph.node}
+    last, casts = by_output[OUTPUT], []
+    while last.op_type == "Cast":
+        casts.append(last)
+        last = by_output[last.input[0]]
+    last.output[0] = OUTPUT
+    for cast in casts:
+        graph.node.remove(cast)
 
 
 def to_int8(artifact: bytes, pixels: Pixels) -> bytes:

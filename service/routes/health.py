@@ -1,5 +1,7 @@
 """``/healthz``, ``/readyz`` and ``/metrics``: for probes and Prometheus."""
 
+import contextlib
+
 from fastapi import APIRouter, Response
 
 from service import examples, metrics
@@ -27,7 +29,14 @@ async def readyz(service: Service, response: Response) -> Readiness:
     try:
         with service.slot.lease() as batcher:
             engine = batcher.engine
-            return Readiness(ready=True, model=engine.version, provider=engine.provider, refused=refused)
+            return Readiness(
+                ready=True,
+                model=engine.version,
+                provider=engine.provider,
+                variant=engine.variant,
+                fallback=engine.fallback,
+                refused=refused,
+            )
     except NoChampion:
         response.status_code = 503
         return Readiness(ready=False, refused=refused)
@@ -36,5 +45,7 @@ async def readyz(service: Service, response: Response) -> Readiness:
 @router.get("/metrics", response_class=Response)
 async def prometheus(service: Service) -> Response:
     """Metrics in Prometheus' text format."""
+    with contextlib.suppress(NoChampion), service.slot.lease() as batcher:
+        service.metrics.runs_on(batcher.engine)
     service.metrics.queue_images.set(service.slot.num_waiting)
     return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
