@@ -3,6 +3,7 @@
 It measures with what the service tunes itself with, so the two cannot disagree but by the machine's load.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from understudy import engine, registry, settings, tuning
 from understudy.catalog import Catalog
 from understudy.engine import FP32, GPU_PROVIDERS, Engine
-from understudy.errors import NotFound
+from understudy.errors import ArtifactRefused, NotFound
 from understudy.records import ModelCard
 from understudy.store import Store
 from understudy.tuning import Tuning
@@ -143,16 +145,17 @@ def _files(paths: Sequence[Path]) -> tuple[list[Candidate], list[str]]:
 
 
 def _card_beside(path: Path, artifact: bytes) -> tuple[ModelCard, str]:
-    bare = engine.bare_card(artifact, path.stem)
-    beside = path.with_name("card.json")
+    """The card in the same folder and the variant's name, if it names this file; else a bare card."""
+    sha256, beside = hashlib.sha256(artifact).hexdigest(), path.with_name("card.json")
     if beside.exists():
-        card = ModelCard.model_validate_json(beside.read_bytes())
-        if card.artifact_sha256 == bare.artifact_sha256:
-            return card, FP32
-        for variant in card.variants:
-            if variant.artifact_sha256 == bare.artifact_sha256:
-                return card, variant.name
-    return bare, FP32
+        try:
+            card = ModelCard.model_validate_json(beside.read_bytes())
+        except ValidationError as error:
+            raise ArtifactRefused(f"{beside} is no model card: {error}", code="card") from error
+        names = {card.artifact_sha256: FP32} | {v.artifact_sha256: v.name for v in card.variants if v.artifact_sha256}
+        if sha256 in names:
+            return card, names[sha256]
+    return engine.bare_card(artifact, path.stem), FP32
 
 
 def _layouts(provider: str, cores: int, threads: int) -> list[tuple[int, int]]:
@@ -211,11 +214,15 @@ def _alone(
 # -- choosing and showing -----------------------------------------------------------------------------
 
 
+def compared(measured: Sequence[Measurement]) -> tuple[int, dict[str, float]]:
+    """The batch at which the service compares number formats, and the images/s of each there."""
+    batch = registry.GPU_BATCH if measured[0].provider in GPU_PROVIDERS else registry.CPU_BATCH
+    return batch, {m.name: m.tuning.num_lanes * batch / m.tuning.seconds(batch) for m in measured}
+
+
 def fastest(measured: Sequence[Measurement]) -> str:
     """The name that the service would serve, of measurements in one layout; the first is the base."""
-    batch = registry.GPU_BATCH if measured[0].provider in GPU_PROVIDERS else registry.CPU_BATCH
-    rates = {m.name: m.tuning.num_lanes * batch / m.tuning.seconds(batch) for m in measured}
-    return tuning.fastest(rates, base=measured[0].name)
+    return tuning.fastest(compared(measured)[1], base=measured[0].name)
 
 
 def choose(
@@ -230,7 +237,11 @@ def choose(
     chosen = next(m for m in first if m.name == name)
     lane, wide = alone
     reasons = [chosen.fallback] if chosen.fallback else []
-    reasons += [f"{m.name} is not 5 % faster than {first[0].name}" for m in first[1:] if m.name != name]
+    if len(first) > 1:
+        batch, rates_by_name = compared(first)
+        base, *others = rates_by_name.items()
+        rates = ", ".join(f"{other} {rate:,.0f}" for other, rate in others)
+        reasons.append(f"{base[0]} does {base[1]:,.0f} images/s in batches of {batch}, {rates}")
     if wide is not None:
         keeps = wide * (1 + tuning.MIN_GAIN) <= lane
         reasons.append(
