@@ -2,23 +2,27 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
-from service import problems
-from service.batcher import Batcher, Lanes
+from service import access, problems
+from service.admission import Admission, Rate
+from service.batcher import Lanes
+from service.bodies import Budget
+from service.loading import Loader
 from service.metrics import Metrics
-from service.routes import classify, health, ingest, jobs, labeled, models
+from service.routes import classify, health, infer, ingest, jobs, labeled, models
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
-from understudy import engine, messages, registry
+from understudy import engine, messages, tuning
 from understudy.catalog import Catalog, versions
 from understudy.settings import ServiceSettings
 from understudy.store import Store
@@ -35,23 +39,29 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _open(settings, metrics) as state:
+        async with _open(settings, metrics) as state, access.holding(guard, state.catalog, settings.keys_poll_s):
             app.state.understudy = state
             yield
 
     metrics = Metrics()
+    guard = access.Guard(rate_limit=settings.rate_limit) if access.are_required(settings) else None
     app = FastAPI(
         title="Understudy",
         version=understudy.__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=settings.max_upload_bytes,
     )
+    # Not as FastAPI's own argument: that one lies outside of what makes its plain answer a problem.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_upload_bytes)
     answering = APIRouter(max_body_size=settings.max_request_bytes)
     answering.include_router(classify.router)
+    answering.include_router(infer.router)
     for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
         app.include_router(router)
     problems.install(app)
+    if guard is not None:
+        access.describe(app)
+        app.add_middleware(access.Guarded, guard=guard)
     app.add_middleware(_Measured, metrics=metrics)
     return app
 
@@ -64,38 +74,40 @@ async def _open(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[St
         stack.callback(catalog.close)
         await run_in_threadpool(catalog.migrate)
         store = Store(settings.store_url)
-        cores = engine.available_cores()
-        decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
-        lanes = _lanes(settings, stack, cores)
+        lanes = _lanes(settings, stack)
+        clock = asyncio.get_running_loop().time
+        admission = Admission(Rate(1.0, clock), max_images=settings.max_queue, num_lanes=lanes.num_lanes)
+        loader = Loader(store, catalog, settings, lanes, admission, metrics)
         slot = EngineSlot()
-
-        async def load(version: str) -> Batcher:
-            threads = 1 if lanes.num_lanes > 1 else 0
-            loading = partial(registry.load, store, catalog, version, provider=settings.provider, threads=threads)
-            loaded = await run_in_threadpool(loading)
-            return Batcher(loaded, lanes, max_queue=settings.max_queue, on_batch=metrics.batch_images.observe)
 
         async def current() -> str | None:
             champion = await run_in_threadpool(versions.champion, catalog)
             return champion.version if champion else None
 
         follower = ChampionFollower(
-            slot, current=current, load=load, on_swap=lambda version, ok: metrics.swapped(version, succeeded=ok)
+            slot, current=current, load=loader.load, on_swap=lambda version, ok: metrics.swapped(version, succeeded=ok)
         )
         following = asyncio.create_task(follower.follow(settings.champion_poll_s))
         stack.push_async_callback(_cancel, following)
         queue = messages.celery_app(settings.broker_url)
         stack.callback(queue.close)
+        # What was imported and opened stays: the collector need not look through it again in the middle of a request.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
-        yield State(settings, catalog, store, queue, slot, follower, decoders, bell, metrics)
+        held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
+        yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics)
 
 
-def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack, cores: int) -> Lanes:
-    """One batch a core on a CPU: measured, lanes of one thread each beat one lane of all threads. One on a GPU."""
+def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack) -> Lanes:
+    """One lane of one thread a core on a CPU, one lane on a GPU; as many decoders as cores beside them."""
+    cores = engine.available_cores()
     provider = engine.default_provider() if settings.provider == "auto" else settings.provider
-    num_lanes = 1 if provider == "cuda" else cores
+    num_lanes, threads = tuning.layout(provider, cores)
     executor = stack.enter_context(ThreadPoolExecutor(num_lanes, thread_name_prefix="lane"))
-    return Lanes(executor, num_lanes, settings.max_batch)
+    decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
+    return Lanes(executor, decoders, num_lanes, threads)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

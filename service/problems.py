@@ -1,6 +1,7 @@
 """Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -8,8 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy import errors
 from understudy.errors import UnderstudyError
@@ -17,16 +20,21 @@ from understudy.errors import UnderstudyError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-#: Ask a refused client to come back after this long.
-RETRY_AFTER_S = 1
+#: Ask a refused client to come back after this long, if nothing better is known. Longer than the other makes
+#: clients of a short overload idle.
+RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
+#: Under this path clients of the Open Inference Protocol look for the sentence in a member ``error``.
+PROTOCOL_PATH = "/v2"
 
 #: The first that fits decides: codes before classes, special classes before general ones.
-STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415}
+STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "json_too_large": 413}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
+    (errors.BodyTimeout, 408),
     (errors.Refused, 422),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
+    (errors.DeadlineExceeded, 504),
     (errors.NotReady, 503),
     (errors.UnderstudyError, 500),
 )
@@ -55,6 +63,14 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         503: "Not ready or overloaded; try again after `Retry-After` seconds.",
     }.items()
 }
+#: Besides, for routes that wait for a model's answer.
+IN_TIME: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemDetails, "description": text, "content": {MEDIA_TYPE: {}}}
+    for status, text in {
+        408: "The body took too long to arrive.",
+        504: "The request's time (`X-Request-Timeout-Ms`) was over before its turn came.",
+    }.items()
+}
 
 
 def status_of(error: UnderstudyError) -> int:
@@ -63,31 +79,42 @@ def status_of(error: UnderstudyError) -> int:
     return STATUS_OF_CODE.get(error.code, by_class)
 
 
-def answer(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem as a response."""
+def answer(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, path: str = ""
+) -> JSONResponse:
+    """A problem as a response to a request for ``path``."""
     body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
+    spoken = {"error": detail} if f"{path}/".startswith(f"{PROTOCOL_PATH}/") else {}
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(body.model_dump() | spoken, status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
+
+
+def _headers(error: UnderstudyError) -> dict[str, str]:
+    if isinstance(error, errors.Overloaded):
+        return {"Retry-After": str(math.ceil(min(max(error.retry_after_s, RETRY_AFTER_S), MAX_RETRY_AFTER_S)))}
+    # What is left of a body that is late would have to be read before the connection could be used again.
+    return {"Connection": "close"} if isinstance(error, errors.BodyTimeout) else {}
 
 
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem."""
+    app.add_middleware(_BodyLimitSpoken)
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
-        return answer(status_of(error), error.code, str(error))
+        return answer(status_of(error), error.code, str(error), _headers(error), path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = CODE_OF_STATUS.get(error.status_code, f"http_{error.status_code}")
-        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}))
+        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()
         )
-        return answer(422, "invalid_request", faults)
+        return answer(422, "invalid_request", faults, path=request.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
@@ -96,4 +123,27 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def a_bug(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the service failed on this request; its log says why")
+        return answer(500, "internal", "the service failed on this request; its log says why", path=request.url.path)
+
+
+class _BodyLimitSpoken:
+    """Starlette answers a too large ``Content-Length`` in plain text, past every handler: a problem takes its place."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_replaced = False
+
+        async def spoken(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                is_replaced = Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
+                if is_replaced:
+                    limit = scope.get("starlette.max_body_size", "less")
+                    detail = f"the body is larger than is taken here; the limit is {limit} bytes"
+                    await answer(413, CODE_OF_STATUS[413], detail, path=scope["path"])(scope, receive, send)
+            if not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, spoken)

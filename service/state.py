@@ -6,6 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.admission import Admission
+from service.batcher import Lanes
+from service.bodies import Budget
 from service.metrics import Metrics
 from service.swap import ChampionFollower, EngineSlot
 from understudy.catalog import Catalog
@@ -24,13 +27,15 @@ class State:
     queue: Broker
     slot: EngineSlot
     follower: ChampionFollower
-    decoders: Executor
+    lanes: Lanes
+    admission: Admission
+    bodies: Budget
     bell: Executor  #: rings for work; Redis may be slow or away, and no client waits for that
     metrics: Metrics
 
 
-def of(request: Request) -> State:
-    """The state of the application that a request came to."""
+async def of(request: Request) -> State:
+    """The state of the application that a request came to. Not blocking, so not for a thread of the pool."""
     state: State = request.app.state.understudy
     return state
 

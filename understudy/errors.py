@@ -7,12 +7,14 @@ UnderstudyError
 │   ├── LabeledSetRefused  the labeled images cannot make a training set and a holdout
 │   ├── ArtifactRefused    an exported model is not what its card says
 │   ├── RecipeRefused      a recipe, a student or one of their fields does not exist or contradicts itself
-│   └── UploadRefused      an upload is too large, empty or of the wrong kind
+│   ├── UploadRefused      an upload is too large, empty or of the wrong kind
+│   └── BodyTimeout        a request's body took too long to arrive
 ├── NotFound           there is nothing of that name
 ├── Conflict           it contradicts what is there already
 ├── NotReady           it will work later; the message says what is awaited
 │   ├── NoChampion         no model has been promoted yet
-│   └── Overloaded         the queue holds more than can be answered in time
+│   ├── Overloaded         more is accepted already than can be answered in time
+│   └── DeadlineExceeded   the time that the client gave is over
 ├── LeaseLost          another process has taken this work over: stop, and write nothing
 ├── Diverged           training gave numbers that are not finite
 └── SettingsRefused    a setting is missing or wrong
@@ -75,6 +77,12 @@ class UploadRefused(Refused):
     code = "upload_refused"
 
 
+class BodyTimeout(Refused):
+    """A request's body took too long to arrive."""
+
+    code = "body_timeout"
+
+
 class NotFound(UnderstudyError):
     """There is nothing of that name."""
 
@@ -100,9 +108,19 @@ class NoChampion(NotReady):
 
 
 class Overloaded(NotReady):
-    """The queue holds more than can be answered in time."""
+    """More is accepted already than can be answered in time; ``retry_after_s`` says when to come back."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(NotReady):
+    """The time that the client gave is over; its image was dropped before it cost anything more."""
+
+    code = "deadline_exceeded"
 
 
 class LeaseLost(UnderstudyError):

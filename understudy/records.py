@@ -396,6 +396,26 @@ class Generation(Record):
     ended_at: Timestamp | None = None
 
 
+# -- keys ---------------------------------------------------------------------------------------
+
+
+class KeyScope(enum.StrEnum):
+    CLASSIFY = "classify"  #: ask the model
+    INGEST = "ingest"  #: send unlabeled images
+    ADMIN = "admin"  #: everything: what the other two may, and every other change
+
+
+class ApiKey(Record):
+    """What is known of an API key: everything but its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[KeyScope, ...]
+    rate_limit: float | None = None  #: requests a second; 0: none, None: the service's default
+    created_at: Timestamp
+    revoked_at: Timestamp | None = None
+
+
 # -- answers ------------------------------------------------------------------------------------
 
 

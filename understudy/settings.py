@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -70,12 +70,27 @@ class ServiceSettings(Settings):
     max_request_bytes: int = Field(64 * 2**20, ge=1, description="largest body that /classify takes")
     max_images_per_request: int = Field(64, ge=1, description="most images in one /classify request")
     max_upload_bytes: int = Field(64 * 2**30, ge=1, description="largest body that /ingest takes")
-    max_queue: int = Field(256, ge=1, description="images that may wait for the engine; more get 503")
-    max_batch: int = Field(16, ge=1, description="most images in one batch")
+    max_buffered_bytes: int = Field(
+        1 * 2**30, ge=1, description="bodies of /classify held in memory at once; more get 503"
+    )
+    body_timeout_s: float = Field(30.0, gt=0, description="a body of /classify that takes longer to arrive gets 408")
+    max_queue: int = Field(256, ge=1, description="images that may wait for their answer; more get 503")
+    max_batch: int = Field(64, ge=1, description="most images in one batch; the engine's timing chooses up to this")
+    max_wait_ms: float = Field(20.0, ge=0, description="longest that a batch waits for company; 0: never")
+    request_timeout_ms: int = Field(
+        10_000, ge=1, description="time for an answer, when the request does not say X-Request-Timeout-Ms"
+    )
     champion_poll_s: float = Field(0.5, gt=0, description="how often a new champion is looked for")
     provider: str = Field("auto", description="ONNX Runtime provider: auto, cpu, cuda or tensorrt")
     variants: str = Field(
         "auto", pattern="^(auto|off)$", description="serve fp16 or int8 where it is measured faster: auto or off"
+    )
+    keys: Literal["auto", "required", "off"] = Field(
+        "auto", description="API keys; auto: required unless the address to bind is loopback"
+    )
+    keys_poll_s: float = Field(0.5, gt=0, description="how often new and revoked API keys are looked for")
+    rate_limit: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="most requests a second by one API key and process; 0: no limit"
     )
 
 

@@ -5,17 +5,22 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from service import examples
+from service import bodies, examples
 from service.batcher import Batcher
-from service.problems import RESPONSES
+from service.bodies import Allowance
+from service.clients import Patience, Timeout
+from service.problems import IN_TIME, RESPONSES
 from service.schemas import ClassifyBody
 from service.state import Service, State
+from service.turn import turn
 from understudy import images
 from understudy.engine import Probabilities
 from understudy.errors import ImageRefused, UploadRefused
@@ -55,34 +60,47 @@ class _Sent:
 @router.post(
     "/classify",
     openapi_extra=_BODIES,
-    responses=RESPONSES | examples.of(200, examples.CLASSIFIED, "One prediction an image, in the order sent."),
+    response_model=Classified,
+    responses=RESPONSES
+    | IN_TIME
+    | examples.of(200, examples.CLASSIFIED, "One prediction an image, in the order sent."),
 )
 async def classify(
     request: Request,
     service: Service,
     top_k: Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, most probable first")] = 5,
-) -> Classified:
+    timeout_ms: Timeout = None,
+) -> Response:
     """Classify images with the champion.
 
     Send one image as the raw body, one or several as multipart files, or as base64 in JSON. One image
     that cannot be used is answered with its problem (415 or 422); among several, its own prediction
-    carries the problem and the others are answered.
+    carries the problem and the others are answered. What cannot be answered in time is refused at once.
     """
-    sent, top_k = await _read(request, service, top_k)
-    with service.slot.lease() as batcher:
-        answers = await asyncio.gather(*(_classify(service, batcher, one) for one in sent), return_exceptions=True)
+    patience = Patience(timeout_ms, service.settings.request_timeout_ms)
+    service.admission.require_room(1, patience.timeout_s)
+    with service.bodies.allowance() as share:
+        sent, top_k = await _read(request, service, share, top_k)
+        async with turn(request, service, patience, len(sent)) as (batcher, deadline):
+            answers = await _classify(batcher, sent, deadline)
     predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
-    return Classified(model=batcher.engine.version, predictions=tuple(predictions))
+    service.metrics.images.labels(batcher.engine.version).inc(sum(one.problem is None for one in predictions))
+    answer = Classified(model=batcher.engine.version, predictions=tuple(predictions))
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
-async def _classify(service: State, batcher: Batcher, sent: _Sent) -> Probabilities:
-    """Decode in the pool, then wait for a place in a batch. Raises ImageRefused, Overloaded."""
-    pixels = await asyncio.get_running_loop().run_in_executor(
-        service.decoders, images.load, sent.data, batcher.engine.card.preprocessing
-    )
-    return await batcher.predict(pixels)
+async def _classify(batcher: Batcher, sent: Sequence[_Sent], deadline: float) -> list[Probabilities | BaseException]:
+    """The probabilities of each image, or what is wrong with it; they may be spread over several batches."""
+    preprocessing = batcher.engine.card.preprocessing
+    waiting = [batcher.classify(partial(images.load, one.data, preprocessing), deadline) for one in sent]
+    if len(waiting) > 1:
+        return await asyncio.gather(*waiting, return_exceptions=True)
+    try:
+        return [await waiting[0]]
+    except ImageRefused as refused:
+        return [refused]
 
 
 def _prediction(
@@ -93,26 +111,40 @@ def _prediction(
         return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
     if isinstance(got, BaseException):
         raise got
-    service.metrics.images.labels(batcher.engine.version).inc()
-    best = (-got).argsort(kind="stable")[:top_k]
+    labels = batcher.engine.card.classes
     classes = tuple(
-        ClassProbability(label=batcher.engine.card.classes[i], probability=min(max(float(got[i]), 0.0), 1.0))
-        for i in best
+        ClassProbability(label=labels[i], probability=min(max(float(got[i]), 0.0), 1.0)) for i in _best(got, top_k)
     )
     return Prediction(
         name=sent.name, label=classes[0].label, probability=classes[0].probability, classes=classes
     )  # fmt: skip
 
 
-async def _read(request: Request, service: State, top_k: int) -> tuple[list[_Sent], int]:
+def _best(probabilities: Probabilities, top_k: int) -> list[int]:
+    """The ``top_k`` most probable classes, the best first, equals by their order. Sorts only what is near the top."""
+    if top_k < len(probabilities):
+        least = np.partition(probabilities, -top_k)[-top_k]
+        near = np.flatnonzero(probabilities >= least)
+    else:
+        near = np.arange(len(probabilities))
+    order = (-probabilities[near]).argsort(kind="stable")[:top_k]
+    best: list[int] = near[order].tolist()
+    return best
+
+
+async def _read(request: Request, service: State, share: Allowance, top_k: int) -> tuple[Sequence[_Sent], int]:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
-        body = _parse(await request.body())
-        sent, top_k = _from_base64(body.images), body.top_k or top_k
+        body = await bodies.read(request, share)
+        # Tens of megabytes of JSON take tenths of a second: that is no work for the event loop.
+        parse = asyncio.get_running_loop().run_in_executor(service.lanes.decoders, _parse, body)
+        sent, wanted = await parse
+        top_k = wanted or top_k
     elif kind == "multipart/form-data":
-        sent = await _from_form(request, service.settings.max_images_per_request)
+        sent = await _from_form(request, share, service.settings.max_images_per_request)
     elif kind.startswith("image/") or kind in ("application/octet-stream", "application/x-www-form-urlencoded", ""):
-        sent = [_Sent(await request.body())]  # curl --data-binary says x-www-form-urlencoded unless told otherwise
+        # curl --data-binary says x-www-form-urlencoded unless told otherwise
+        sent = [_Sent(await bodies.read(request, share))]
     else:
         raise UploadRefused(
             f"content type {kind!r} is not taken; send image/*, multipart/form-data or application/json",
@@ -122,12 +154,13 @@ async def _read(request: Request, service: State, top_k: int) -> tuple[list[_Sen
     return sent, top_k
 
 
-def _parse(body: bytes) -> ClassifyBody:
+def _parse(body: bytes) -> tuple[list[_Sent], int | None]:
     try:
-        return ClassifyBody.model_validate_json(body)
+        parsed = ClassifyBody.model_validate_json(body)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
         raise UploadRefused(faults, code="invalid_request") from error
+    return _from_base64(parsed.images), parsed.top_k
 
 
 def _from_base64(texts: Sequence[str]) -> list[_Sent]:
@@ -137,12 +170,17 @@ def _from_base64(texts: Sequence[str]) -> list[_Sent]:
         raise UploadRefused(f"an image is not base64: {error}", code="invalid_base64") from error
 
 
-async def _from_form(request: Request, max_images: int) -> list[_Sent]:
-    async with request.form(max_files=max_images, max_fields=16) as form:
+async def _from_form(request: Request, share: Allowance, max_images: int) -> list[_Sent]:
+    """The files of a form. They wait on disk while the form is read; then they are held as any body is."""
+    async with (
+        bodies.within(share.budget.timeout_s),
+        request.form(max_files=max_images, max_fields=16) as form,
+    ):
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        share.raise_to(sum(file.size or 0 for file in files))
         return [_Sent(await file.read(), file.filename) for file in files]
 
 
-def _check_count(sent: list[_Sent], max_images: int) -> None:
+def _check_count(sent: Sequence[_Sent], max_images: int) -> None:
     if not 1 <= len(sent) <= max_images:
         raise UploadRefused(f"the request holds {len(sent)} images; send 1 to {max_images}", code="image_count")

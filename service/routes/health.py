@@ -48,4 +48,6 @@ async def prometheus(service: Service) -> Response:
     with contextlib.suppress(NoChampion), service.slot.lease() as batcher:
         service.metrics.runs_on(batcher.engine)
     service.metrics.queue_images.set(service.slot.num_waiting)
+    service.metrics.accepted_images.set(service.admission.num_images)
+    service.metrics.capacity.set(service.admission.rate.per_second)
     return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)

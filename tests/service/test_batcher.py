@@ -1,18 +1,24 @@
-"""Batches: who shares one, who is refused, and who is dropped."""
+"""Batches: who shares one, who is worth waiting for, who is dropped, and who gets the whole machine."""
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, Lanes
-from understudy.errors import ArtifactRefused, Overloaded
+from service.batcher import Arrivals, Batcher, Lanes
+from understudy.errors import ArtifactRefused, DeadlineExceeded, ImageRefused
+from understudy.tuning import Tuning
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
+#: As on a CPU: a batch of n takes n times as long. As on a GPU: it takes hardly longer than one.
+ON_CPU = {1: 0.02, 2: 0.04, 4: 0.08}
+ON_GPU = {1: 0.02, 2: 0.021, 4: 0.023}
 
 
 @dataclass
@@ -20,10 +26,12 @@ class GatedEngine:
     """An engine whose batches wait until they are released; it answers each image's first pixel."""
 
     gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
     sizes: list[int] = field(default_factory=list)
     fault: Exception | None = None
 
     def predict(self, pixels: Any) -> Any:
+        self.entered.set()
         assert self.gate.wait(10)
         self.sizes.append(len(pixels))
         if self.fault:
@@ -31,28 +39,55 @@ class GatedEngine:
         return pixels[:, 0, 0, :].astype(np.float32)
 
 
-def batcher(engine: GatedEngine, *, lanes: int = 1, max_batch: int = 4, max_queue: int = 100) -> Batcher:
-    executor = ThreadPoolExecutor(lanes)
-    return Batcher(engine, Lanes(executor, lanes, max_batch), max_queue=max_queue)  # type: ignore[arg-type]
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What ends with the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def engine() -> GatedEngine:
+    return GatedEngine()
+
+
+@pytest.fixture
+def batcher(engine: GatedEngine, opened: ExitStack) -> Any:
+    """Makes a batcher of the gated engine."""
+
+    def made(*, lanes: int = 1, max_batch: int = 4, seconds: dict[int, float] = ON_CPU, **more: Any) -> Batcher:
+        pools = [opened.enter_context(ThreadPoolExecutor(lanes)) for _ in range(2)]
+        chosen = Tuning(lanes, 1, max_batch, seconds)
+        return Batcher(engine, chosen, Lanes(*pools, lanes), **more)  # type: ignore[arg-type]
+
+    return made
 
 
 def image(value: int) -> Any:
     return np.full((8, 8, 3), value, np.uint8)
 
 
-async def test_a_lone_request_leaves_at_once():
-    """Nobody waits for company."""
-    engine = GatedEngine()
+def in_time() -> float:
+    return asyncio.get_running_loop().time() + 30
+
+
+def ask(queue: Batcher, value: int) -> asyncio.Task[Any]:
+    return asyncio.create_task(queue.predict(image(value), in_time()))
+
+
+async def test_a_lone_request_leaves_at_once(engine: GatedEngine, batcher: Any):
+    """Nobody waits for company that nobody expects."""
     engine.gate.set()
-    assert (await batcher(engine).predict(image(7)))[0] == 7
+    assert (await batcher(seconds=ON_GPU).predict(image(7), in_time()))[0] == 7
     assert engine.sizes == [1]
 
 
-async def test_what_waits_while_a_lane_is_busy_leaves_together_and_each_gets_its_own_answer():
+async def test_what_waits_while_a_lane_is_busy_leaves_together_and_each_gets_its_own_answer(
+    engine: GatedEngine, batcher: Any
+):
     """Requests that came during a batch share the next ones, none larger than the limit."""
-    engine = GatedEngine()
-    queue = batcher(engine, max_batch=4)
-    running = [asyncio.create_task(queue.predict(image(i))) for i in range(8)]
+    queue = batcher(max_batch=4)
+    running = [ask(queue, i) for i in range(8)]
     await asyncio.sleep(0)
     engine.gate.set()
     answers = await asyncio.gather(*running)
@@ -60,25 +95,72 @@ async def test_what_waits_while_a_lane_is_busy_leaves_together_and_each_gets_its
     assert engine.sizes == [1, 4, 3]
 
 
-async def test_a_full_queue_refuses_at_once_and_those_accepted_are_answered():
-    """More than the limit may not wait."""
-    engine = GatedEngine()
-    queue = batcher(engine, max_queue=2)
-    accepted = [asyncio.create_task(queue.predict(PIXELS)) for _ in range(3)]  # one runs, two wait
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="limit is 2"):
-        await queue.predict(PIXELS)
+async def test_where_batches_are_cheap_and_arrivals_frequent_a_batch_waits_for_company(
+    engine: GatedEngine, batcher: Any
+):
+    """The second image is worth the first one's wait; with both the batch is full and leaves."""
     engine.gate.set()
-    assert len(await asyncio.gather(*accepted)) == 3
+    queue = batcher(max_batch=2, seconds={1: 20.0, 2: 20.1}, arrivals=Arrivals(interval_s=0.001))
+    first = ask(queue, 1)
+    await asyncio.sleep(0)
+    assert queue.num_waiting == 1
+    assert not engine.entered.is_set()
+    second = ask(queue, 2)
+    assert [int(a[0]) for a in await asyncio.gather(first, second)] == [1, 2]
+    assert engine.sizes == [2]
 
 
-async def test_who_gives_up_is_dropped_before_it_costs_anything():
+async def test_company_that_does_not_come_is_not_waited_for_beyond_its_worth(engine: GatedEngine, batcher: Any):
+    """The wait ends by itself, at the user's limit at the latest."""
+    engine.gate.set()
+    queue = batcher(seconds={1: 20.0, 2: 20.1}, arrivals=Arrivals(interval_s=0.001), max_wait_s=0.01)
+    assert int((await asyncio.wait_for(queue.predict(image(3), in_time()), 10))[0]) == 3
+    assert engine.sizes == [1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval_s", "num_waiting", "waits"),
+    [
+        (ON_CPU, 0.0001, 1, False),  # two take twice as long as one: company gains nothing
+        (ON_GPU, 0.0001, 1, True),
+        (ON_GPU, 0.0001, 4, False),  # full
+        (ON_GPU, 0.5, 1, False),  # the next one is too far away
+        (ON_GPU, float("inf"), 1, False),  # nobody knows of a next one
+        ({1: 0.02, 2: 0.029, 4: 0.049}, 0.0001, 1, True),  # t(1)/2 = 10 ms to win, 9 ms to lose
+        ({1: 0.02, 2: 0.031, 4: 0.053}, 0.0001, 1, False),  # 11 ms to lose
+    ],
+)
+async def test_waiting_is_weighed_by_the_engines_times_and_the_rate_of_arrival(
+    batcher: Any, seconds: dict[int, float], interval_s: float, num_waiting: int, waits: bool
+):
+    """The inequality of `_worth_waiting`, at its corners."""
+    queue = batcher(seconds=seconds, arrivals=Arrivals(interval_s=interval_s))
+    queue._waiting.extend([None] * num_waiting)
+    assert (queue._worth_waiting() > 0) is waits
+
+
+async def test_while_another_lane_is_free_nobody_waits(batcher: Any):
+    """The next to arrive has a lane of its own."""
+    queue = batcher(lanes=2, seconds=ON_GPU, arrivals=Arrivals(interval_s=0.0001))
+    queue._waiting.append(None)
+    assert queue._worth_waiting() == 0
+
+
+def test_the_interval_between_arrivals_follows_them():
+    """A mean over the last few."""
+    arrivals = Arrivals()
+    for now in (0.0, 1.0):
+        arrivals.note(now)
+    assert arrivals.interval_s == 1.0
+    for tenth in range(1, 100):
+        arrivals.note(1.0 + tenth / 10)
+    assert arrivals.interval_s == pytest.approx(0.1, rel=0.01)
+
+
+async def test_who_gives_up_is_dropped_before_it_costs_anything(engine: GatedEngine, batcher: Any):
     """A cancelled request is in no batch."""
-    engine = GatedEngine()
-    queue = batcher(engine)
-    first = asyncio.create_task(queue.predict(image(1)))
-    gone = asyncio.create_task(queue.predict(image(2)))
-    last = asyncio.create_task(queue.predict(image(3)))
+    queue = batcher()
+    first, gone, last = (ask(queue, i) for i in (1, 2, 3))
     await asyncio.sleep(0)
     gone.cancel()
     engine.gate.set()
@@ -87,24 +169,95 @@ async def test_who_gives_up_is_dropped_before_it_costs_anything():
     assert engine.sizes == [1, 1]
 
 
-async def test_a_fault_of_the_engine_reaches_its_batch_and_the_next_batch_runs():
-    """An error ends the requests of its batch, not the queue."""
-    engine = GatedEngine(fault=ArtifactRefused("not finite"))
+async def test_whose_time_is_over_is_dropped_from_the_queue_and_told_so(engine: GatedEngine, batcher: Any):
+    """The engine never sees it, and those behind it are answered."""
+    queue = batcher()
+    loop = asyncio.get_running_loop()
+    running = ask(queue, 1)
+    await asyncio.sleep(0)
+    late = asyncio.create_task(queue.predict(image(2), loop.time()))
+    behind = ask(queue, 3)
+    await asyncio.sleep(0)
     engine.gate.set()
-    queue = batcher(engine)
+    with pytest.raises(DeadlineExceeded, match="X-Request-Timeout-Ms"):
+        await late
+    assert int((await running)[0]) == 1
+    assert int((await behind)[0]) == 3
+    assert engine.sizes == [1, 1]
+
+
+async def test_whose_time_is_over_is_not_even_decoded(batcher: Any):
+    """Decoding costs as much as a small model."""
+    decoded = []
+    with pytest.raises(DeadlineExceeded):
+        await batcher().classify(lambda: decoded.append(1) or PIXELS, asyncio.get_running_loop().time())
+    assert decoded == []
+
+
+async def test_a_fault_of_the_engine_reaches_its_batch_and_the_next_batch_runs(engine: GatedEngine, batcher: Any):
+    """An error ends the requests of its batch, not the queue."""
+    engine.fault = ArtifactRefused("not finite")
+    engine.gate.set()
+    queue = batcher()
     with pytest.raises(ArtifactRefused):
-        await queue.predict(PIXELS)
+        await queue.predict(PIXELS, in_time())
     engine.fault = None
-    assert (await queue.predict(image(5)))[0] == 5
+    assert (await queue.predict(image(5), in_time()))[0] == 5
 
 
-async def test_free_lanes_share_what_waits():
+async def test_an_image_that_cannot_be_decoded_is_in_no_batch(engine: GatedEngine, batcher: Any):
+    """Its error is its own; the others are answered."""
+
+    def broken() -> Any:
+        raise ImageRefused("no picture")
+
+    engine.gate.set()
+    queue = batcher()
+    answers = await asyncio.gather(
+        queue.classify(lambda: image(1), in_time()),
+        queue.classify(broken, in_time()),
+        queue.classify(lambda: image(2), in_time()),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[1], ImageRefused)
+    assert [int(answers[i][0]) for i in (0, 2)] == [1, 2]
+
+
+async def test_free_lanes_share_what_waits(engine: GatedEngine, batcher: Any):
     """Two lanes take half each rather than one taking all."""
-    engine = GatedEngine()
-    queue = batcher(engine, lanes=2, max_batch=8)
-    running = [asyncio.create_task(queue.predict(PIXELS)) for _ in range(10)]
+    queue = batcher(lanes=2, max_batch=8)
+    running = [ask(queue, 0) for _ in range(10)]
     await asyncio.sleep(0)
     engine.gate.set()
     await asyncio.gather(*running)
     assert sum(engine.sizes) == 10
     assert max(engine.sizes) < 8
+
+
+async def test_an_image_that_has_the_machine_to_itself_gets_all_of_it(engine: GatedEngine, batcher: Any):
+    """The engine of all cores answers it; with company the lanes' engine does."""
+    lone, alone = GatedEngine(), True
+    for each in (lone, engine):
+        each.gate.set()
+    queue = batcher(lone=lone, is_alone=lambda: alone)
+    assert int((await queue.classify(lambda: image(4), in_time()))[0]) == 4
+    assert (lone.sizes, engine.sizes) == ([1], [])
+    alone = False
+    assert int((await queue.classify(lambda: image(5), in_time()))[0]) == 5
+    assert (lone.sizes, engine.sizes) == ([1], [1])
+
+
+async def test_a_lone_client_that_goes_leaves_the_lane_as_it_found_it(engine: GatedEngine, batcher: Any):
+    """Its work cannot be stopped half way; the lane counts as busy until it has ended, and then as free."""
+    lone = GatedEngine()
+    engine.gate.set()
+    queue = batcher(lone=lone, is_alone=lambda: True)
+    gone = asyncio.create_task(queue.classify(lambda: PIXELS, in_time()))
+    await asyncio.to_thread(lone.entered.wait, 10)
+    gone.cancel()
+    following = ask(queue, 6)
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert engine.sizes == []
+    lone.gate.set()
+    assert int((await following)[0]) == 6

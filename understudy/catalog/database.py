@@ -16,12 +16,13 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from understudy.errors import SettingsRefused
+from understudy.errors import NotReady, SettingsRefused
 
 #: Wait this long for another writer. Transactions are short; a lock held longer is a fault.
 BUSY_TIMEOUT_MS = 10_000
@@ -106,6 +107,27 @@ class Catalog:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Catalog]:
+    """A migrated catalog for the length of one command.
+
+    Raises SettingsRefused for a bad URL and NotReady for a catalog that does not answer: neither names the
+    URL, which may hold a password.
+    """
+    try:
+        catalog = Catalog(url)
+    except (ArgumentError, ImportError) as error:
+        raise SettingsRefused(f"UNDERSTUDY_CATALOG_URL is no URL of a catalog ({type(error).__name__})") from error
+    try:
+        catalog.migrate()
+        yield catalog
+    except OperationalError as error:
+        why = str(error.orig).strip().splitlines()[0]
+        raise NotReady(f"the catalog does not answer: {why}") from error
+    finally:
+        catalog.close()
 
 
 def _prepare_sqlite(engine: Engine) -> None:

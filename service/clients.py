@@ -1,0 +1,67 @@
+"""The one who asks: how long they will wait, and whether they are still there.
+
+A server that works for clients who have gone, or whose time is over, has less for those who wait.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated
+
+from fastapi import Header, Request
+from starlette.requests import ClientDisconnect
+
+#: How long a client will wait for the answer; the setting ``request_timeout_ms`` where it does not say.
+Timeout = Annotated[
+    int | None,
+    Header(
+        alias="X-Request-Timeout-Ms",
+        ge=1,
+        le=3_600_000,
+        description="how long you will wait for the answer, from now on; what cannot be answered in this time is "
+        "refused at once (503) or dropped (504)",
+        examples=[1000],
+    ),
+]
+
+
+class Patience:
+    """How long one client waits: the time that it gave, from its first byte on; or the default, for our part alone."""
+
+    def __init__(self, timeout_ms: int | None, default_ms: int) -> None:
+        self.timeout_s = (timeout_ms or default_ms) / 1000
+        self._clock = asyncio.get_running_loop().time
+        self._arrived = self._clock() if timeout_ms else None
+
+    def deadline(self) -> float:
+        """By the event loop's clock. Ask when the whole request is here."""
+        return (self._clock() if self._arrived is None else self._arrived) + self.timeout_s
+
+
+@asynccontextmanager
+async def present(request: Request) -> AsyncIterator[None]:
+    """Cancel the block when the client goes, and raise ClientDisconnect in its place. The body must have been read."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+    finally:
+        watching.cancel()
+    if gone:
+        task.uncancel()
+        with suppress(asyncio.CancelledError):  # if the block had ended before the cancellation came
+            await asyncio.sleep(0)
+        raise ClientDisconnect
