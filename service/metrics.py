@@ -67,6 +67,9 @@ class Metrics:
         self.serving = Gauge(
             "understudy_serving_model", "1 for the model that serves.", ["model"], registry=self.registry
         )
+        self._describe_engine()
+
+    def _describe_engine(self) -> None:
         self.engine_info = Gauge(
             "understudy_engine_info",
             "1 for the model that serves, with what it runs on and in which number format.",
