@@ -98,6 +98,7 @@ GENERATION: dict[str, Any] = {
 }
 READY: dict[str, Any] = {
     "ready": True,
+    "stopping": False,
     "model": "g0003-8f2c1a",
     "provider": "cpu",
     "variant": "fp32",

@@ -68,7 +68,8 @@ class Loader:
         if self.settings.variants == "auto":
             narrow = self._fastest_variant(narrow, is_serving)
         file = artifact if narrow.variant == engine.FP32 else registry.fetch_variant(self.store, card, narrow.variant)
-        wide = open_engine(file, threads=0, variant=narrow.variant) if self.lanes.num_lanes > 1 else None
+        cores = self.lanes.num_lanes
+        wide = open_engine(file, threads=cores, variant=narrow.variant) if cores > 1 else None
         timing = self._timing(narrow, wide, is_serving)
         self.metrics.loaded(narrow, timing.tuning)
         return Batcher(

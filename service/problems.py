@@ -1,6 +1,5 @@
 """Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
 
-import logging
 import math
 from http import HTTPStatus
 from typing import Any
@@ -16,8 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy import errors
 from understudy.errors import UnderstudyError
-
-log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 #: Ask a refused client to come back after this long, if nothing better is known. Longer than the other makes
@@ -96,8 +93,18 @@ def _headers(error: UnderstudyError) -> dict[str, str]:
     return {"Connection": "close"} if isinstance(error, errors.BodyTimeout) else {}
 
 
+def internal(path: str) -> JSONResponse:
+    """The answer to an error that nobody expected: a bug. What it was stands in the log, not here."""
+    return answer(
+        500,
+        "internal",
+        "the service failed on this request; its log says why, under the answer's X-Request-Id",
+        path=path,
+    )
+
+
 def install(app: FastAPI) -> None:
-    """Make every error of an application a problem."""
+    """Make every expected error of an application a problem; ``observed`` answers for the others."""
     app.add_middleware(_BodyLimitSpoken)
 
     @app.exception_handler(UnderstudyError)
@@ -119,11 +126,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
         return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
-
-    @app.exception_handler(Exception)
-    async def a_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the service failed on this request; its log says why", path=request.url.path)
 
 
 class _BodyLimitSpoken:

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from service.batcher import Batcher
 from service.clients import Patience, present
 from service.state import State
+from understudy.errors import DeadlineExceeded
 
 
 @asynccontextmanager
@@ -22,5 +24,12 @@ async def turn(
     deadline = patience.deadline()
     left_s = deadline - asyncio.get_running_loop().time()
     with service.slot.lease() as batcher, service.admission.enter(num_images, left_s):
-        async with present(request):
-            yield batcher, deadline
+        try:
+            async with present(request):
+                yield batcher, deadline
+        except DeadlineExceeded:
+            service.metrics.dropped_requests.labels("deadline").inc()
+            raise
+        except ClientDisconnect:
+            service.metrics.dropped_requests.labels("client_gone").inc()
+            raise

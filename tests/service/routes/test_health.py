@@ -26,6 +26,7 @@ def test_alive_is_not_ready(http: httpx.Client, serving: Callable[..., str]):
     version = serving()
     assert http.get("/readyz").json() == {
         "ready": True,
+        "stopping": False,
         "model": version,
         "provider": "cpu",
         "variant": "fp32",
