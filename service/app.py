@@ -38,7 +38,13 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
             app.state.understudy = state
             yield
 
-    app = FastAPI(title="Understudy", version=understudy.__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Understudy",
+        version=understudy.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ``observed`` is for that
+    )
     # Not as FastAPI's own argument: that one lies outside of what makes its plain answer a problem.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_upload_bytes)
     answering = APIRouter(max_body_size=settings.max_request_bytes)
