@@ -24,6 +24,8 @@ class Usual:
 
 
 CLASSIFY = Usual("/classify")
+#: Content types of a raw body besides image/*: curl says the second unless told otherwise.
+RAW = (b"application/octet-stream", b"application/x-www-form-urlencoded", b"")
 
 
 class Direct:
@@ -61,7 +63,7 @@ def is_usual(headers: dict[bytes, bytes], max_bytes: int) -> bool:
     kind = headers.get(b"content-type", b"")
     length, timeout = headers.get(b"content-length", b""), headers.get(b"x-request-timeout-ms", b"1")
     return (
-        (kind.startswith(b"image/") or kind == b"application/octet-stream")
+        (kind.startswith(b"image/") or kind in RAW)
         and length.isdigit()
         and int(length) <= max_bytes
         and b"content-encoding" not in headers
