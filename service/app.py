@@ -8,6 +8,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 import understudy
 from service import access, problems, resources
+from service.direct import Direct
 from service.metrics import Metrics
 from service.observed import Observed
 from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models
@@ -37,7 +38,13 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
             app.state.understudy = state
             yield
 
-    app = FastAPI(title="Understudy", version=understudy.__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Understudy",
+        version=understudy.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ``observed`` is for that
+    )
     # Not as FastAPI's own argument: that one lies outside of what makes its plain answer a problem.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_upload_bytes)
     answering = APIRouter(max_body_size=settings.max_request_bytes)
@@ -47,6 +54,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     for router in (answering, *(noun.router for noun in nouns)):
         app.include_router(router)
     problems.install(app)
+    app.add_middleware(Direct)
     if guard is not None:
         access.describe(app)
         app.add_middleware(access.Guarded, guard=guard)

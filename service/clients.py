@@ -11,13 +11,16 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from starlette.requests import ClientDisconnect
 
+#: Nobody waits longer than an hour for a picture's name.
+MAX_TIMEOUT_MS = 3_600_000
+
 #: How long a client will wait for the answer; the setting ``request_timeout_ms`` where it does not say.
 Timeout = Annotated[
     int | None,
     Header(
         alias="X-Request-Timeout-Ms",
         ge=1,
-        le=3_600_000,
+        le=MAX_TIMEOUT_MS,
         description="how long you will wait for the answer, from now on; what cannot be answered in this time is "
         "refused at once (503) or dropped (504)",
         examples=[1000],

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.concurrency import run_in_threadpool
 
-from service import limits
+from service import limits, memory
 from service.batcher import Batcher
 from service.metrics import Metrics
 from service.traffic import Deployed, Traffic
@@ -43,9 +43,13 @@ class DeploymentFollower:
         self._condemned: dict[str, tuple[str, str]] = {}  # id to cause and reason, until the catalog knows
         self._not_before = 0.0
         self._is_away = False
+        self._has_stopped = False
 
     async def step(self) -> None:
         """Report and judge; withdraw what failed; then follow the catalog."""
+        if self._has_stopped:  # by now its last request has let go of it
+            self._has_stopped = False
+            await run_in_threadpool(memory.trim)
         if self._traffic.deployed is not None:
             await self._report(self._traffic.deployed)
         for deployment_id, (cause, reason) in list(self._condemned.items()):
@@ -124,6 +128,7 @@ class DeploymentFollower:
     def _stop(self) -> None:
         deployed, self._traffic.deployed = self._traffic.deployed, None
         if deployed is not None:
+            self._has_stopped = True
             self._metrics.deployed(deployed.deployment.version, deployed.deployment.kind, 0.0)
 
 

@@ -131,7 +131,15 @@ DEPLOYMENT: dict[str, Any] = {
     "champion_latency_ms": 22.0,
     "challenger_latency_ms": 24.0,
 }
-READY: dict[str, Any] = {"ready": True, "stopping": False, "model": "g0003-8f2c1a", "provider": "cpu", "refused": {}}
+READY: dict[str, Any] = {
+    "ready": True,
+    "stopping": False,
+    "model": "g0003-8f2c1a",
+    "provider": "cpu",
+    "variant": "fp32",
+    "fallback": None,
+    "refused": {},
+}
 
 
 def of(status: int, example: dict[str, Any], description: str) -> dict[int | str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 
+from service import memory
 from service.admission import Admission
 from service.batcher import Batcher, Lanes
 from service.metrics import Metrics
@@ -75,6 +76,9 @@ class Loader:
         cores = self.lanes.num_lanes
         wide = open_engine(file, threads=cores, variant=narrow.variant) if cores > 1 else None
         timing = self._timing(narrow, wide, is_serving, is_champion)
+        for opened in filter(None, (narrow, wide)):  # proving and timing took larger batches than will come
+            opened.release_memory()
+        memory.trim()
         self.metrics.loaded(narrow, timing.tuning)
         return Batcher(
             engine=narrow,

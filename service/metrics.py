@@ -27,6 +27,7 @@ import understudy
 from service.admission import Admission
 from service.swap import EngineSlot
 from understudy.engine import Engine
+from understudy.errors import NoChampion
 from understudy.tuning import Tuning
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -92,14 +93,29 @@ class Metrics:
         self.queue_images = self._gauge("understudy_queue_images", "Images that wait for the engine.")
         self.swaps = Counter("understudy_swaps", "New champions, by how it went.", ["outcome"], registry=self.registry)
         self.serving = self._gauge("understudy_serving_model", "Processes that serve with the model.", ["model"])
+        self._add_deployments()
+        self._add_process()
+
+    def _add_process(self) -> None:
+        """What runs, and what it takes of the machine."""
         self._gauge("understudy_processes", "Service processes.").set(1)
         self._gauge("understudy_build_info", "What runs; always 1.", ["version"], mode="livemax").labels(
             understudy.__version__
         ).set(1)
-        self._add_deployments()
-        if folder is None:
+        if self._folder is None:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
+
+        self._describe_engine()
+
+    def _describe_engine(self) -> None:
+        self.engine_info = self._gauge(
+            "understudy_engine_info", "Processes that serve so.", ["model", "provider", "variant"]
+        )
+        self.engine_fallback = self._gauge(
+            "understudy_engine_fallback", "1 if a model is not on the GPU that this machine has.", mode="livemax"
+        )
+        self._runs: tuple[str, str, str] | None = None
 
     def _gauge(self, name: str, what: str, labels: Iterable[str] = (), *, mode: str = "livesum") -> Gauge:
         return Gauge(name, what, tuple(labels), registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
@@ -185,6 +201,8 @@ class Metrics:
         self.queue_images.set(slot.num_waiting)
         self.accepted_images.set(admission.num_images)
         self.capacity.set(admission.rate.per_second)
+        with contextlib.suppress(NoChampion), slot.lease() as batcher:
+            self.runs_on(batcher.engine)
 
     def read_at_scrape(self, reading: Callable[[], None]) -> None:
         """Call ``reading``, which sets a gauge, before each answer (and each second if there are several processes)."""
@@ -199,6 +217,18 @@ class Metrics:
         """Bring the gauges up to date that are read off something."""
         for reading in self._readings:
             reading()
+
+    def runs_on(self, engine: Engine) -> None:
+        """Name what the model that serves runs on."""
+        runs = (engine.version, engine.provider, engine.variant)
+        if self._runs != runs:
+            if self._folder is None:
+                self.engine_info.clear()
+            elif self._runs is not None:
+                self.engine_info.labels(*self._runs).set(0)
+            self.engine_info.labels(*runs).set(1)
+            self._runs = runs
+        self.engine_fallback.set(engine.fallback is not None)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -24,7 +24,7 @@ RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
 PROTOCOL_PATH = "/v2"
 
 #: The first that fits decides: codes before classes, special classes before general ones.
-STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "json_too_large": 413}
+STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "json_too_large": 413, "body_too_large": 413}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
     (errors.BodyTimeout, 408),
@@ -103,13 +103,23 @@ def internal(path: str) -> JSONResponse:
     )
 
 
+def of(error: UnderstudyError, path: str) -> JSONResponse:
+    """An error of ours as a response to a request for ``path``."""
+    return answer(status_of(error), error.code, str(error), _headers(error), path=path)
+
+
+def gone() -> JSONResponse:
+    """What nobody reads."""
+    return answer(400, "client_gone", "the client left before the end of its request")
+
+
 def install(app: FastAPI) -> None:
     """Make every expected error of an application a problem; ``observed`` answers for the others."""
     app.add_middleware(_BodyLimitSpoken)
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
-        return answer(status_of(error), error.code, str(error), _headers(error), path=request.url.path)
+        return of(error, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
@@ -124,8 +134,8 @@ def install(app: FastAPI) -> None:
         return answer(422, "invalid_request", faults, path=request.url.path)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
+    async def left(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return gone()
 
 
 class _BodyLimitSpoken:

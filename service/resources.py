@@ -61,13 +61,15 @@ async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[S
 
 
 def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack) -> Lanes:
-    """This process' share of the machine: on a CPU a lane of one thread a core, on a GPU one lane; and decoders."""
+    """This process' share of the machine: on a CPU a lane of one thread a core; on a GPU one lane, and decoders."""
     cores = max(1, engine.available_cores() // settings.processes)
     provider = engine.default_provider() if settings.provider == "auto" else settings.provider
     num_lanes, threads = tuning.layout(provider, cores)
     executor = stack.enter_context(ThreadPoolExecutor(num_lanes, thread_name_prefix="lane"))
+    if provider == "cpu":
+        return Lanes(executor, num_lanes, threads)
     decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
-    return Lanes(executor, decoders, num_lanes, threads)
+    return Lanes(executor, num_lanes, threads, decoders)
 
 
 def _champion_follower(catalog: Catalog, slot: EngineSlot, loader: Loader, metrics: Metrics) -> ChampionFollower:

@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from service.batcher import Batcher
 from service.bodies import Budget
 from service.metrics import Metrics
-from understudy.engine import Probabilities
 from understudy.errors import DeadlineExceeded, ImageRefused, Overloaded
 from understudy.records import Counts, Deployment, DeploymentKind
 
@@ -31,11 +30,11 @@ MAX_COMPARISONS = 16
 #: An image that is only compared may take this long. Nobody waits for it, but the next one does.
 COMPARISON_S = 10.0
 
+#: An image as it was sent, and what is answered for it.
 T = TypeVar("T")
-#: The probabilities of each image, or what is wrong with it.
-Answers = list[Probabilities | BaseException]
-#: How a model is asked for images, until a deadline by the event loop's clock.
-Ask = Callable[[Batcher, Sequence[T], float], Awaitable[Answers]]
+A = TypeVar("A")
+#: How a model is asked for images, until a deadline by the event loop's clock: each one's answer, or what is wrong.
+Ask = Callable[[Batcher, Sequence[T], float], Awaitable[Sequence[A | BaseException]]]
 Role = Literal["champion", "challenger"]
 
 
@@ -101,9 +100,10 @@ class _Comparison(NamedTuple):
 
     deployed: Deployed
     batcher: Batcher  #: the other model
-    ask: Ask[Any]
+    ask: Ask[Any, Any]
     sent: Sequence[Any]
-    answers: Answers
+    answers: Sequence[Any]
+    called: Callable[[Any], int]
     held: ExitStack  #: what it takes of the memory for bodies
 
 
@@ -124,11 +124,18 @@ class Traffic:
         self._comparisons: asyncio.Queue[_Comparison] = asyncio.Queue(MAX_COMPARISONS)
 
     async def classify(
-        self, champion: Batcher, ask: Ask[T], sent: Sequence[T], deadline: float, num_bytes: int
-    ) -> tuple[Batcher, Answers]:
+        self,
+        champion: Batcher,
+        ask: Ask[T, A],
+        sent: Sequence[T],
+        deadline: float,
+        called: Callable[[Any], int],
+        num_bytes: int,
+    ) -> tuple[Batcher, Sequence[A | BaseException]]:
         """The answers, and the model that gave every one of them. Raises what asking the champion raises.
 
         ``sent`` are the images of one request and take ``num_bytes``; they may be asked for again afterwards.
+        ``called`` says by which class an answer calls its image.
         """
         deployed = self.deployed
         if deployed is None or deployed.deployment.champion != champion.engine.version:
@@ -136,11 +143,13 @@ class Traffic:
         is_drawn = self._draw() < deployed.deployment.share
         is_canary = deployed.deployment.kind == DeploymentKind.CANARY
         if is_drawn and is_canary and (answers := await _try(deployed, ask, sent, deadline)) is not None:
-            self._compare_later(_Comparison(deployed, champion, ask, sent, answers, ExitStack()), num_bytes)
+            self._compare_later(_Comparison(deployed, champion, ask, sent, answers, called, ExitStack()), num_bytes)
             return deployed.batcher, answers
         answers = await _timed(deployed, "champion", champion, ask, sent, deadline)
         if is_drawn and not is_canary and _fault_in(answers) is None:
-            self._compare_later(_Comparison(deployed, deployed.batcher, ask, sent, answers, ExitStack()), num_bytes)
+            self._compare_later(
+                _Comparison(deployed, deployed.batcher, ask, sent, answers, called, ExitStack()), num_bytes
+            )
         return champion, answers
 
     def _compare_later(self, comparison: _Comparison, num_bytes: int) -> None:
@@ -181,9 +190,9 @@ class Traffic:
                 continue
             got = await self._other(comparison, one, loop.time() + COMPARISON_S)
             if got is not None:
-                deployed.compared(agreed=got.argmax() == answer.argmax())
+                deployed.compared(agreed=comparison.called(got) == comparison.called(answer))
 
-    async def _other(self, comparison: _Comparison, one: Any, deadline: float) -> Probabilities | None:
+    async def _other(self, comparison: _Comparison, one: Any, deadline: float) -> Any:
         """What the other model says of an image; None if it failed."""
         deployed, batcher = comparison.deployed, comparison.batcher
         try:
@@ -197,7 +206,9 @@ class Traffic:
         return None if isinstance(got, BaseException) else got
 
 
-async def _try(deployed: Deployed, ask: Ask[T], sent: Sequence[T], deadline: float) -> Answers | None:
+async def _try(
+    deployed: Deployed, ask: Ask[T, A], sent: Sequence[T], deadline: float
+) -> Sequence[A | BaseException] | None:
     """A canary's answers; None if it failed or was too late, and the champion must answer in its place."""
     now = asyncio.get_running_loop().time()
     until = now + CANARY_SHARE_OF_TIME * (deadline - now)
@@ -209,8 +220,8 @@ async def _try(deployed: Deployed, ask: Ask[T], sent: Sequence[T], deadline: flo
 
 
 async def _timed(
-    deployed: Deployed, role: Role, batcher: Batcher, ask: Ask[T], sent: Sequence[T], deadline: float
-) -> Answers:
+    deployed: Deployed, role: Role, batcher: Batcher, ask: Ask[T, A], sent: Sequence[T], deadline: float
+) -> Sequence[A | BaseException]:
     """Ask, and count what came of it. A challenger is not waited for any longer than its deadline."""
     began = time.perf_counter()  # the event loop's clock may count in milliseconds only
     try:
@@ -224,6 +235,6 @@ async def _timed(
     return answers
 
 
-def _fault_in(answers: Answers) -> BaseException | None:
+def _fault_in(answers: Sequence[Any]) -> BaseException | None:
     """What the model failed with; an image that cannot be used is not its fault."""
     return next((one for one in answers if isinstance(one, BaseException) and not isinstance(one, ImageRefused)), None)

@@ -241,6 +241,7 @@ class Evaluation(Record):
     calibration_error: float  #: expected calibration error, 15 equal-width bins (Guo et al. 2017)
     negative_log_likelihood: float
     images_per_second: float
+    variant: str = "fp32"  #: the number format that was measured; labeling and the gate use fp32
 
 
 class Gain(Record):

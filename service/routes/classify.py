@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from service import bodies, examples
@@ -27,6 +28,11 @@ from understudy.errors import ImageRefused, UploadRefused
 from understudy.records import Classified, ClassProbability, Prediction, Problem
 
 router = APIRouter(tags=["classify"])
+
+#: How many classes are answered when nobody says.
+TOP_K = 5
+
+Ranking = list[tuple[int, float]]  #: classes by index, and their probabilities, the most probable first
 
 _BODIES: dict[str, Any] = {
     "requestBody": {
@@ -68,7 +74,7 @@ class _Sent:
 async def classify(
     request: Request,
     service: Service,
-    top_k: Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, most probable first")] = 5,
+    top_k: Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, most probable first")] = TOP_K,
     timeout_ms: Timeout = None,
 ) -> Response:
     """Classify images with the champion.
@@ -77,62 +83,71 @@ async def classify(
     that cannot be used is answered with its problem (415 or 422); among several, its own prediction
     carries the problem and the others are answered. What cannot be answered in time is refused at once.
     """
+    return await answer(request, service, top_k, timeout_ms)
+
+
+async def answer(request: Request, service: State, top_k: int, timeout_ms: int | None) -> Response:
+    """The same, when the parameters have been read."""
     patience = Patience(timeout_ms, service.settings.request_timeout_ms)
     service.admission.require_room(1, patience.timeout_s)
     with service.bodies.allowance() as share:
         sent, top_k = await _read(request, service, share, top_k)
         async with turn(request, service, patience, len(sent)) as (batcher, deadline):
             if (traffic := service.traffic).deployed is None:
-                answers = await _classify(batcher, sent, deadline)
+                answers = await _classify(batcher, sent, deadline, top_k)
             else:
-                batcher, answers = await traffic.classify(batcher, _classify, sent, deadline, share.num_bytes)
-    predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
+                ask = partial(_classify, top_k=top_k)
+                batcher, answers = await traffic.classify(batcher, ask, sent, deadline, _called, share.num_bytes)
+    predictions = tuple(_prediction(service, batcher, one, got) for one, got in zip(sent, answers, strict=True))
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
     service.metrics.images.labels(batcher.engine.version).inc(sum(one.problem is None for one in predictions))
-    answer = Classified(model=batcher.engine.version, predictions=tuple(predictions))
-    return Response(answer.model_dump_json(), media_type="application/json")
+    classified = Classified(model=batcher.engine.version, predictions=predictions)
+    return Response(classified.model_dump_json(), media_type="application/json")
 
 
-async def _classify(batcher: Batcher, sent: Sequence[_Sent], deadline: float) -> list[Probabilities | BaseException]:
-    """The probabilities of each image, or what is wrong with it; they may be spread over several batches."""
+async def _classify(
+    batcher: Batcher, sent: Sequence[_Sent], deadline: float, top_k: int
+) -> Sequence[Ranking | BaseException]:
+    """The best classes of each image, or what is wrong with it; they may be spread over several batches."""
     preprocessing = batcher.engine.card.preprocessing
-    waiting = [batcher.classify(partial(images.load, one.data, preprocessing), deadline) for one in sent]
+    best = partial(_best, top_k=top_k)
+    waiting = [batcher.classify(partial(images.load, one.data, preprocessing), deadline, best) for one in sent]
     if len(waiting) > 1:
-        return await asyncio.gather(*waiting, return_exceptions=True)
+        answers: list[Ranking | BaseException] = await asyncio.gather(*waiting, return_exceptions=True)
+        return answers
     try:
         return [await waiting[0]]
     except ImageRefused as refused:
         return [refused]
 
 
-def _prediction(
-    service: State, batcher: Batcher, sent: _Sent, got: Probabilities | BaseException, top_k: int
-) -> Prediction:
-    if isinstance(got, ImageRefused):
-        service.metrics.refused_images.labels(got.code).inc()
-        return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
-    if isinstance(got, BaseException):
-        raise got
-    labels = batcher.engine.card.classes
-    classes = tuple(
-        ClassProbability(label=labels[i], probability=min(max(float(got[i]), 0.0), 1.0)) for i in _best(got, top_k)
-    )
-    return Prediction(
-        name=sent.name, label=classes[0].label, probability=classes[0].probability, classes=classes
-    )  # fmt: skip
-
-
-def _best(probabilities: Probabilities, top_k: int) -> list[int]:
+def _best(probabilities: Probabilities, top_k: int) -> Ranking:
     """The ``top_k`` most probable classes, the best first, equals by their order. Sorts only what is near the top."""
     if top_k < len(probabilities):
         least = np.partition(probabilities, -top_k)[-top_k]
         near = np.flatnonzero(probabilities >= least)
     else:
         near = np.arange(len(probabilities))
-    order = (-probabilities[near]).argsort(kind="stable")[:top_k]
-    best: list[int] = near[order].tolist()
-    return best
+    order = near[(-probabilities[near]).argsort(kind="stable")[:top_k]]
+    return list(zip(order.tolist(), probabilities[order].clip(0.0, 1.0).tolist(), strict=True))
+
+
+def _called(ranking: Ranking) -> int:
+    """The class that an image is called, by index."""
+    return ranking[0][0]
+
+
+def _prediction(service: State, batcher: Batcher, sent: _Sent, got: Ranking | BaseException) -> Prediction:
+    if isinstance(got, ImageRefused):
+        service.metrics.refused_images.labels(got.code).inc()
+        return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
+    if isinstance(got, BaseException):
+        raise got
+    labels = batcher.engine.card.classes
+    classes = tuple(ClassProbability(label=labels[index], probability=probability) for index, probability in got)
+    first = classes[0]
+    return Prediction(name=sent.name, label=first.label, probability=first.probability, classes=classes)
 
 
 async def _read(request: Request, service: State, share: Allowance, top_k: int) -> tuple[Sequence[_Sent], int]:
@@ -140,8 +155,7 @@ async def _read(request: Request, service: State, share: Allowance, top_k: int) 
     if kind == "application/json":
         body = await bodies.read(request, share)
         # Tens of megabytes of JSON take tenths of a second: that is no work for the event loop.
-        parse = asyncio.get_running_loop().run_in_executor(service.lanes.decoders, _parse, body)
-        sent, wanted = await parse
+        sent, wanted = await run_in_threadpool(_parse, body)
         top_k = wanted or top_k
     elif kind == "multipart/form-data":
         sent = await _from_form(request, share, service.settings.max_images_per_request)

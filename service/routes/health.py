@@ -30,7 +30,14 @@ async def readyz(request: Request, service: Service, response: Response) -> Read
     try:
         with service.slot.lease() as batcher:
             engine = batcher.engine
-            return Readiness(ready=True, model=engine.version, provider=engine.provider, refused=refused)
+            return Readiness(
+                ready=True,
+                model=engine.version,
+                provider=engine.provider,
+                variant=engine.variant,
+                fallback=engine.fallback,
+                refused=refused,
+            )
     except NoChampion:
         response.status_code = 503
         return Readiness(ready=False, refused=refused)

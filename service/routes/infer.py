@@ -209,7 +209,9 @@ async def _infer(
                 if deployed is None or version is not None or not _takes(deployed.batcher, inputs[0]):
                     rows = await _rows(batcher, inputs, deadline)
                 else:
-                    batcher, rows = await service.traffic.classify(batcher, _rows, inputs, deadline, share.num_bytes)
+                    batcher, rows = await service.traffic.classify(
+                        batcher, _rows, inputs, deadline, _called, share.num_bytes
+                    )
                 probabilities = _whole(rows)
             except ImageRefused as refused:
                 service.metrics.refused_images.labels(refused.code).inc()
@@ -224,7 +226,7 @@ async def _infer(
 
 async def _rows(
     batcher: Batcher, inputs: Sequence[Pixels | bytes], deadline: float
-) -> list[Probabilities | BaseException]:
+) -> Sequence[Probabilities | BaseException]:
     """The probabilities (C,) float32 of pixels or of encoded images, or what is wrong with each of them."""
     preprocessing = batcher.engine.card.preprocessing
     waiting = [
@@ -233,12 +235,17 @@ async def _rows(
         else batcher.predict(one, deadline)
         for one in inputs
     ]
-    return await asyncio.gather(*waiting, return_exceptions=True)
+    rows: list[Probabilities | BaseException] = await asyncio.gather(*waiting, return_exceptions=True)
+    return rows
 
 
 def _takes(challenger: Batcher, one: Pixels | bytes) -> bool:
     """Whether it can be asked too: encoded images always, pixels that are cut to the champion's size if it is its own."""
     return isinstance(one, bytes) or len(one) == challenger.engine.card.preprocessing.size
+
+
+def _called(row: Probabilities) -> int:
+    return int(row.argmax())
 
 
 def _whole(rows: Sequence[Probabilities | BaseException]) -> Probabilities:

@@ -18,9 +18,9 @@ from understudy.store import Store
 
 @pytest.fixture
 def lanes() -> Iterator[Lanes]:
-    """One lane and one decoder."""
-    with ThreadPoolExecutor(1) as executor, ThreadPoolExecutor(1) as decoders:
-        yield Lanes(executor, decoders, 1)
+    """One lane."""
+    with ThreadPoolExecutor(1) as executor:
+        yield Lanes(executor, 1)
 
 
 async def test_only_a_champion_changes_what_is_accepted(

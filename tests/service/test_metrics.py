@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
-from understudy import settings
+from understudy import engine, settings
+from understudy.testing import tiny_artifact
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -132,3 +134,18 @@ def test_gauges_are_read_when_somebody_asks():
 
     assert b"understudy_queue_images 3.0" in metrics.render()
     assert b"understudy_queue_images 5.0" in metrics.render()
+
+
+def test_a_model_that_fell_back_to_the_cpu_is_counted():
+    """An alert can be set on it; it ends when a model is on the GPU again."""
+    metrics = Metrics()
+    loaded = engine.load(*tiny_artifact(("red", "green", "blue")), provider="cpu", threads=1)
+
+    metrics.runs_on(replace(loaded, fallback="cuda: driver too old"))
+    assert b"understudy_engine_fallback 1.0" in metrics.render()
+
+    metrics.runs_on(replace(loaded, provider="cuda", variant="fp16"))
+    text = metrics.render().decode()
+    assert "understudy_engine_fallback 0.0" in text
+    assert f'understudy_engine_info{{model="{loaded.version}",provider="cuda",variant="fp16"}} 1.0' in text
+    assert text.count("understudy_engine_info{") == 1

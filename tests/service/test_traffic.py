@@ -74,7 +74,7 @@ class Scene:
         """One request; gives the version that answered and the classes."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         champion: Any = self.champion
-        batcher, answers = await self.traffic.classify(champion, ask, images, deadline, num_bytes)
+        batcher, answers = await self.traffic.classify(champion, ask, images, deadline, np.argmax, num_bytes)
         return batcher.engine.version, [a if isinstance(a, BaseException) else int(a.argmax()) for a in answers]
 
 
@@ -167,7 +167,9 @@ async def test_a_canary_that_fails_by_raising_is_stepped_in_for_too(scene: Calla
 
     here.challenger.fault = RuntimeError("out of memory")
     champion: Any = here.champion
-    batcher, _ = await here.traffic.classify(champion, raising, [0], asyncio.get_running_loop().time() + 9, 1)
+    batcher, _ = await here.traffic.classify(
+        champion, raising, [0], asyncio.get_running_loop().time() + 9, np.argmax, 1
+    )
     assert batcher.engine.version == CHAMPION
     assert deployed.take().challenger_errors == 1
 

@@ -152,3 +152,18 @@ def test_a_long_data_path_gets_a_short_socket_path(tmp_path):
 def test_every_shared_setting_is_described():
     """Whoever adds a setting to the shared ones says what it is for."""
     assert [n for n, f in Settings.model_fields.items() if not f.description] == []
+
+
+#: Set by programs for their children, or the same for all programs: no reader of the service's documentation needs them.
+FOR_PROGRAMS = {"listen_fd", "data", "lease_s"}
+
+
+def test_every_setting_of_the_service_is_documented():
+    """By its name or by its variable, in docs/ or in the README."""
+    root = Path(__file__).parents[2]
+    docs = "".join(path.read_text() for path in [*(root / "docs").glob("*.md"), root / "README.md"])
+    wanted = set(ServiceSettings.model_fields) - FOR_PROGRAMS
+
+    missing = {name for name in wanted if f"`{name}`" not in docs and f"UNDERSTUDY_{name.upper()}" not in docs}
+
+    assert not missing, f"say what these are in docs/serving.md or docs/operations.md: {missing}"
