@@ -115,19 +115,23 @@ class Loader:
         return self._timings[architecture]
 
     def _measure(self, narrow: Engine, wide: Engine | None, is_serving: bool) -> Timing:
-        """Double the batch until it gains nothing: what is too large would take memory that is never given back."""
+        """Find how far doubling the batch gains anything; then time those sizes in turns, so that noise hits them all."""
         seconds_each = 0.0 if is_serving else MEASURE_S
-        num_lanes = self._lanes_to_time(is_serving)
-        seconds: dict[int, float] = {}
+        timed = partial(tuning.measure, narrow, num_lanes=self._lanes_to_time(is_serving))
+        sizes: list[int] = []
         best, num_vain = 0.0, 0
         for size in tuning.batch_sizes(self.settings.max_batch):
-            seconds |= tuning.measure(narrow, num_lanes=num_lanes, batch_sizes=[size], seconds_each=seconds_each)
-            num_vain = 0 if size / seconds[size] > best * (1 + tuning.MIN_BATCH_GAIN) else num_vain + 1
-            best = max(best, size / seconds[size])
-            if num_vain == MAX_VAIN_DOUBLINGS:
+            sizes.append(size)
+            rate = size / timed(batch_sizes=[size], seconds_each=0.0)[size]
+            num_vain = 0 if rate > best * (1 + tuning.MIN_BATCH_GAIN) else num_vain + 1
+            best = max(best, rate)
+            if num_vain == MAX_VAIN_DOUBLINGS:  # larger ones would only take memory
                 break
         chosen = tuning.choose(
-            seconds, provider=narrow.provider, num_lanes=self.lanes.num_lanes, threads=self.lanes.threads
+            timed(batch_sizes=sizes, seconds_each=seconds_each),
+            provider=narrow.provider,
+            num_lanes=self.lanes.num_lanes,
+            threads=self.lanes.threads,
         )
         is_lone_faster = wide is not None and tuning.is_faster_alone(wide, narrow, seconds_each=seconds_each)
         return Timing(chosen, is_lone_faster)
