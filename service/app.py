@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import understudy
-from service import problems
+from service import openapi, problems
 from service.admission import Admission, Rate
 from service.batcher import Lanes
 from service.bodies import Budget
+from service.heads import Heads
 from service.loading import Loader
 from service.metrics import Metrics
 from service.routes import classify, health, ingest, jobs, labeled, models
@@ -30,6 +32,9 @@ A self-improving image classifier. `POST /classify` answers with the champion, `
 unlabeled images, `POST /generations` turns them into a better model; the better model is swapped in
 without a failed request. Errors are RFC 9457 problem details with a stable `code`.
 """
+
+#: Requests that are documents, as that for a generation, are read whole into memory: a recipe is never longer.
+MAX_DOCUMENT_BYTES = 2**20
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:
@@ -47,13 +52,19 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         version=understudy.__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=settings.max_upload_bytes,
     )
+    # Not as FastAPI's own argument: that one lies outside of what makes its plain answer a problem.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_upload_bytes)
     answering = APIRouter(max_body_size=settings.max_request_bytes)
     answering.include_router(classify.router)
-    for router in (answering, ingest.router, labeled.router, jobs.router, models.router, health.router):
+    asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
+    for router in (jobs.router, models.router, health.router):
+        asking.include_router(router)
+    for router in (answering, ingest.router, labeled.router, asking):
         app.include_router(router)
     problems.install(app)
+    openapi.describe(app)
+    app.add_middleware(Heads)
     app.add_middleware(_Measured, metrics=metrics)
     return app
 

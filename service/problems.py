@@ -9,8 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy import errors
 from understudy.errors import UnderstudyError
@@ -23,7 +25,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
 
 #: The first that fits decides: codes before classes, special classes before general ones.
-STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415}
+STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "bad_form": 400}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
     (errors.BodyTimeout, 408),
@@ -69,6 +71,12 @@ IN_TIME: dict[int | str, dict[str, Any]] = {
 }
 
 
+def may_be(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: a route's own refusals, besides those that ``openapi`` gives to every route of its kind."""
+    described = {409: "It contradicts what is there already.", 503: RESPONSES[503]["description"]}
+    return {status: {"model": ProblemDetails, "description": described[status]} for status in statuses}
+
+
 def status_of(error: UnderstudyError) -> int:
     """The HTTP status of an error of ours."""
     by_class = next(status for kind, status in STATUS_OF_ERROR if isinstance(error, kind))
@@ -77,6 +85,7 @@ def status_of(error: UnderstudyError) -> int:
 
 def answer(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """A problem as a response."""
+    detail = detail.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON may have, is no text
     body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
@@ -91,6 +100,7 @@ def _headers(error: UnderstudyError) -> dict[str, str]:
 
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem."""
+    app.add_middleware(_BodyLimitSpoken)
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
@@ -99,7 +109,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = CODE_OF_STATUS.get(error.status_code, f"http_{error.status_code}")
-        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}))
+        headers = dict(error.headers or {}) | (_allowed(request) if error.status_code == 405 else {})
+        return answer(error.status_code, code, str(error.detail), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -116,3 +127,33 @@ def install(app: FastAPI) -> None:
     async def a_bug(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return answer(500, "internal", "the service failed on this request; its log says why")
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of a path: the framework names those of one route only, and a path may have several."""
+    path = getattr(request.scope.get("route"), "path", "")
+    methods = sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {}))
+    return {"Allow": ", ".join(methods)} if methods else {}
+
+
+class _BodyLimitSpoken:
+    """Starlette answers a too large ``Content-Length`` in plain text, past every handler: a problem takes its place."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_replaced = False
+
+        async def spoken(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                is_replaced = Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
+                if is_replaced:
+                    limit = scope.get("starlette.max_body_size", "less")
+                    detail = f"the body is larger than is taken here; the limit is {limit} bytes"
+                    await answer(413, CODE_OF_STATUS[413], detail)(scope, receive, send)
+            if not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, spoken)

@@ -10,9 +10,13 @@ T = TypeVar("T")
 class ClassifyBody(BaseModel):
     """Images as base64, for clients that speak only JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)  # "2" and true are no numbers
 
-    images: list[str] = Field(min_length=1, description="each an encoded image (JPEG, PNG, ...) in base64")
+    images: list[str] = Field(
+        min_length=1,
+        description="each an encoded image (JPEG, PNG, ...) in base64",
+        json_schema_extra={"items": {"type": "string", "format": "byte"}},
+    )
     top_k: int | None = Field(None, ge=1, le=1000, description="how many classes to answer; overrides the query")
 
 

@@ -4,13 +4,25 @@ A record says what was true when it was written; changing one means making anoth
 """
 
 import enum
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 #: A bucket's name is part of object keys and URLs: lower case, so that no file system confuses two.
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+#: The ids of jobs and versions are of this form, whatever they name; a database need not be asked for others.
+NAME_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,99}$"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -371,12 +383,24 @@ class GenerationState(enum.StrEnum):
         return self in (GenerationState.PROMOTED, GenerationState.REFUSED, GenerationState.FAILED)
 
 
+def _storable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what JSON may say and a database does not keep: NaN, NUL, half a surrogate pair, endless depth."""
+    try:
+        text = json.dumps(fields, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a JSON object that can be kept: {error}") from error
+    if r"\u0000" in text:
+        raise ValueError("not a JSON object that can be kept: it has a NUL character")
+    return fields
+
+
 class GenerationRequest(Record):
     """What was asked of a generation."""
 
     student: str | None = None  #: architecture; None: the recipe's own choice
     recipe: str | None = None  #: name; None: as the generation before, or the default
-    overrides: dict[str, Any] = {}  #: recipe fields to replace
+    overrides: Annotated[dict[str, Any], AfterValidator(_storable)] = {}  #: recipe fields to replace
     seed: int = Field(0, ge=0, lt=2**31)
     weights: Sha256 | None = None  #: of an uploaded safetensors file to start from
 

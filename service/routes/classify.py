@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from service import bodies, examples
+from service import bodies, examples, forms
 from service.batcher import Batcher
 from service.bodies import Allowance
 from service.clients import Timeout, present
@@ -35,12 +35,15 @@ _BODIES: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {
+                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+                    },
+                    "required": ["file"],
                 }
             },
             "application/json": {
                 "schema": ClassifyBody.model_json_schema(),
-                "example": {"images": ["iVBORw0KGgo..."], "top_k": 3},
+                "example": {"images": [examples.PICTURE], "top_k": 3},
             },
         },
     }
@@ -166,7 +169,7 @@ async def _from_form(request: Request, share: Allowance, max_images: int) -> lis
     """The files of a form. They wait on disk while the form is read; then they are held as any body is."""
     async with (
         bodies.within(share.budget.timeout_s),
-        request.form(max_files=max_images, max_fields=16) as form,
+        forms.read(request, max_files=max_images) as form,
     ):
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         share.raise_to(sum(file.size or 0 for file in files))

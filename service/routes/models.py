@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from service import examples
-from service.problems import RESPONSES
+from service.problems import RESPONSES, may_be
 from service.schemas import Page
 from service.state import Service
 from understudy import registry
 from understudy.catalog import generations, versions
-from understudy.records import Championship, Generation, GenerationRequest, ModelVersion
+from understudy.records import NAME_PATTERN, Championship, Generation, GenerationRequest, ModelVersion
 
 router = APIRouter(tags=["models"])
 
@@ -21,7 +21,7 @@ def every(service: Service) -> Page[ModelVersion]:
     return Page(items=versions.every(service.catalog))
 
 
-@router.get("/models/champion", responses=RESPONSES)
+@router.get("/models/champion", responses=may_be(503))
 def champion(service: Service) -> ModelVersion:
     """The version that serves."""
     return versions.get(service.catalog, registry.champion(service.catalog))
@@ -34,13 +34,15 @@ def history(service: Service) -> Page[Championship]:
 
 
 @router.get("/models/{version}")
-def model(service: Service, version: str) -> ModelVersion:
+def model(service: Service, version: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelVersion:
     """One model version."""
     return versions.get(service.catalog, version)
 
 
 @router.post(
-    "/generations", status_code=202, responses=RESPONSES | examples.of(202, examples.GENERATION, "It is open.")
+    "/generations",
+    status_code=202,
+    responses=RESPONSES | may_be(409) | examples.of(202, examples.GENERATION, "It is open."),
 )
 def open_generation(service: Service, response: Response, request: GenerationRequest | None = None) -> Generation:
     """Open the next generation: label what is not labeled yet, select, train a student, let the gate judge it."""
