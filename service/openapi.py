@@ -39,6 +39,8 @@ def describe(app: FastAPI) -> None:
 
 
 def _describe(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", []):
+        parameter["schema"] = _as_sent(parameter["schema"])
     responses = operation["responses"]
     for response in responses.values():
         if _is_error(response.get("content", {})):
@@ -57,6 +59,14 @@ def _refusals(operation: dict[str, Any]) -> dict[str, str]:
     if "requestBody" in operation:
         refusals |= WITH_BODY
     return refusals
+
+
+def _as_sent(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema without null: one may be left out, but what is sent in an URL or a header is a text."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {key: value for key, value in schema.items() if key != "anyOf"} | kinds[0]
 
 
 def _is_error(content: dict[str, Any]) -> bool:

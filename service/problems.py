@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.state import State
 from understudy import errors
 from understudy.errors import UnderstudyError
 
@@ -104,6 +105,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
+        if isinstance(error, errors.DeadlineExceeded):
+            _dropped(request, error.code)
         return answer(status_of(error), error.code, str(error), _headers(error))
 
     @app.exception_handler(HTTPException)
@@ -121,12 +124,18 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        _dropped(request, "client_gone")
         return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
 
     @app.exception_handler(Exception)
     async def a_bug(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return answer(500, "internal", "the service failed on this request; its log says why")
+
+
+def _dropped(request: Request, reason: str) -> None:
+    state: State = request.app.state.understudy
+    state.metrics.dropped_requests.labels(reason).inc()
 
 
 def _allowed(request: Request) -> dict[str, str]:

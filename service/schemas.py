@@ -4,20 +4,24 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from understudy.records import WholeNumber
+
 T = TypeVar("T")
 
 
 class ClassifyBody(BaseModel):
     """Images as base64, for clients that speak only JSON."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)  # "2" and true are no numbers
+    model_config = ConfigDict(extra="forbid")
 
     images: list[str] = Field(
         min_length=1,
         description="each an encoded image (JPEG, PNG, ...) in base64",
         json_schema_extra={"items": {"type": "string", "format": "byte"}},
     )
-    top_k: int | None = Field(None, ge=1, le=1000, description="how many classes to answer; overrides the query")
+    top_k: WholeNumber | None = Field(
+        None, ge=1, le=1000, description="how many classes to answer; overrides the query"
+    )
 
 
 class Page(BaseModel, Generic[T]):

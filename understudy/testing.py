@@ -25,6 +25,8 @@ from understudy.store import model_key
 NUM_PROBES = 2
 #: Old enough for every ONNX Runtime that we accept, new enough for axes as an input of ReduceMean.
 OPSET, IR_VERSION = 18, 9
+#: Side of the matrices that a slow model multiplies: 16.8 million multiplications each.
+WORK_SIZE = 256
 
 
 def class_colours(num_classes: int) -> npt.NDArray[np.float32]:
@@ -52,17 +54,19 @@ def tiny_artifact(
     teacher: str | None = None,
     rotated_by: int = 0,
     sharpness: float = 10.0,
+    work: int = 0,
 ) -> tuple[bytes, ModelCard]:
     """A model and its card, ready for ``registry.publish``.
 
     ``rotated_by`` makes it wrong: each colour gets the name of the class so many places further on.
-    ``sharpness`` is how sure it is of itself; another value gives another version.
+    ``sharpness`` is how sure it is of itself; another value gives another version. ``work`` makes it slow: so
+    many products of matrices an image, about a quarter of a millisecond each, that change nothing.
     """
     colours = np.roll(class_colours(len(classes)), -rotated_by, axis=0)
     # The nearest colour p has the largest 2 x·p - |p|²: a linear layer on the mean colour x.
     weight = (2.0 * sharpness * colours.T / 255.0).astype(np.float32)  # (3, C)
     bias = (-sharpness * (colours**2).sum(axis=1)).astype(np.float32)  # (C,)
-    artifact = _graph(weight, bias, size).SerializeToString()
+    artifact = _graph(weight, bias, size, work).SerializeToString()
     version = version_id(generation, artifact)
     return artifact, ModelCard(
         version=version,
@@ -101,12 +105,13 @@ def tiny_evaluation(version: str, classes: Sequence[str]) -> Evaluation:
     )
 
 
-def _graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int) -> onnx.ModelProto:
+def _graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int, work: int) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Cast", [INPUT], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["colour"], keepdims=0),
         helper.make_node("Gemm", ["colour", "weight", "bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], [OUTPUT], axis=1),
+        *_labour(work),
+        helper.make_node("Softmax", ["logits_after_work" if work else "logits"], [OUTPUT], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
@@ -122,6 +127,30 @@ def _graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     return model
+
+
+def _labour(work: int) -> list[onnx.NodeProto]:
+    """``logits`` to ``logits_after_work``, which are the same: plus nought times the mean of a product of matrices."""
+    if not work:
+        return []
+    shape = numpy_helper.from_array(np.array([WORK_SIZE, WORK_SIZE], dtype=np.int64))
+    mean = numpy_helper.from_array(np.array([1.0 / WORK_SIZE], dtype=np.float32))
+    nought = numpy_helper.from_array(np.array(0.0, dtype=np.float32))
+    last = numpy_helper.from_array(np.array([-1], dtype=np.int64))
+    return [
+        helper.make_node("Constant", [], ["work_shape"], value=shape),
+        helper.make_node("ConstantOfShape", ["work_shape"], ["work_matrix"], value=mean),
+        helper.make_node("Constant", [], ["last"], value=last),
+        helper.make_node("ReduceMean", ["colour", "last"], ["grey"]),  # (N, 1)
+        helper.make_node("Unsqueeze", ["grey", "last"], ["grey_matrix"]),  # (N, 1, 1)
+        helper.make_node("Mul", ["grey_matrix", "work_matrix"], ["product0"]),  # (N, WORK_SIZE, WORK_SIZE)
+        *(helper.make_node("MatMul", [f"product{i}", "work_matrix"], [f"product{i + 1}"]) for i in range(work)),
+        helper.make_node("ReduceMean", [f"product{work}", "axes"], ["work_mean"], keepdims=0),  # (N)
+        helper.make_node("Unsqueeze", ["work_mean", "last"], ["work_column"]),
+        helper.make_node("Constant", [], ["nought"], value=nought),
+        helper.make_node("Mul", ["work_column", "nought"], ["nothing"]),
+        helper.make_node("Add", ["logits", "nothing"], ["logits_after_work"]),
+    ]
 
 
 def _probe(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int) -> Probe:
