@@ -55,6 +55,10 @@ def _as_number(value: Any) -> Any:
 WholeNumber = Annotated[int, BeforeValidator(_as_number)]
 
 
+#: What is free in a document nests no deeper: recipes do not, and serializers give up at some hundred levels.
+MAX_DEPTH = 32
+
+
 class Record(BaseModel):
     """The base of every document: frozen, and strict about fields it does not know."""
 
@@ -393,10 +397,17 @@ class GenerationState(enum.StrEnum):
         return self in (GenerationState.PROMOTED, GenerationState.REFUSED, GenerationState.FAILED)
 
 
+def _depth(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return 1 + max(map(_depth, children), default=-1)
+
+
 def _storable(fields: dict[str, Any]) -> dict[str, Any]:
     """Refuse what Python takes for JSON and a database does not: NaN, half a surrogate pair, endless depth."""
     try:
         json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+        if (depth := _depth(fields)) > MAX_DEPTH:
+            raise ValueError(f"{depth} levels deep; at most {MAX_DEPTH} are taken")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not a JSON object that can be kept: {error}") from error
     return fields
