@@ -19,6 +19,7 @@ WITH_BODY = WITH_PARAMETERS | {
     "413": "The body is too large.",
     "415": "Not a kind of content, or not a content coding, that is taken.",
 }
+WITH_CATALOG = {"503": "Not ready, overloaded or without its catalog; try again after `Retry-After` seconds."}
 WITH_NAME = {"404": "There is nothing of that name."}
 
 
@@ -51,7 +52,7 @@ def _describe(operation: dict[str, Any]) -> None:
 
 def _refusals(operation: dict[str, Any]) -> dict[str, str]:
     places = {parameter["in"] for parameter in operation.get("parameters", [])}
-    refusals = dict(ANY)
+    refusals = ANY if "health" in operation.get("tags", []) else ANY | WITH_CATALOG
     if places:
         refusals |= WITH_PARAMETERS
     if "path" in places:
@@ -63,7 +64,7 @@ def _refusals(operation: dict[str, Any]) -> dict[str, str]:
 
 def _as_sent(schema: dict[str, Any]) -> dict[str, Any]:
     """A parameter's schema without null: one may be left out, but what is sent in an URL or a header is a text."""
-    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
     return {key: value for key, value in schema.items() if key != "anyOf"} | kinds[0]

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.state import State
 from understudy import errors
+from understudy.catalog import database
 from understudy.errors import UnderstudyError
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,15 @@ def install(app: FastAPI) -> None:
     async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
         _dropped(request, "client_gone")
         return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
+
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        log.warning("%s %s: the catalog is away: %s", request.method, request.url.path, error)
+        return answer(
+            503, "catalog_away", "the catalog cannot be reached or is busy; /classify goes on, try again soon"
+        )
+
+    for kind in database.AWAY:
+        app.add_exception_handler(kind, away)
 
     @app.exception_handler(Exception)
     async def a_bug(request: Request, error: Exception) -> JSONResponse:
