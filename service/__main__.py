@@ -1,36 +1,33 @@
 """``python -m service``: serve until told to stop, then finish what was accepted."""
 
-import resource
-import tempfile
+import os
+import sys
 
-import uvicorn
-
-from service.app import create_app
+from service.listening import bind
 from understudy import settings, telemetry
+from understudy.errors import SettingsRefused
 from understudy.settings import ServiceSettings
 
-#: Requests that are being answered get this long after SIGTERM.
-GRACE_S = 20
 
+def main() -> int:
+    """Read the settings, open the port, serve: in this process, or in several; gives the exit status."""
+    try:
+        chosen = settings.read(ServiceSettings)
+        telemetry.configure_logging(chosen.log_format, **({"process": os.getpid()} if chosen.processes > 1 else {}))
+        bound = bind(chosen)
+        if chosen.processes > 1 and not chosen.is_one_of_several:
+            from service import processes  # not the other: the parent needs none of what it loads
 
-def main() -> None:
-    """Read the settings, build the application, run it."""
-    chosen = settings.read(ServiceSettings)
-    telemetry.configure_logging(chosen.log_format)
-    chosen.spool.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(chosen.spool)  # multipart files wait there: /tmp is memory on many machines
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file of a multipart upload is an open one
-    uvicorn.run(
-        create_app(chosen),
-        host=chosen.host,
-        port=chosen.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=GRACE_S,
-        server_header=False,
-    )
+            processes.run(chosen, bound)
+        else:
+            from service import server
+
+            server.run(chosen, bound)
+    except SettingsRefused as refused:
+        print(refused, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

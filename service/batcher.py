@@ -1,4 +1,4 @@
-"""Micro-batching: prepared images wait in a queue, and leave it together for a lane that is free.
+"""Micro-batching: images wait in a queue, and leave it together for a lane that is free.
 
 A batch leaves when it is full, or when waiting for one more no longer pays: that follows from the
 engine's measured seconds a batch and from how fast images arrive. It knows nothing of HTTP or of swaps.
@@ -6,10 +6,10 @@ engine's measured seconds a batch and from how fast images arrive. It knows noth
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,18 +21,25 @@ from understudy.tuning import Tuning
 #: How one image becomes input: called in a thread of the decoders' pool. Raises ImageRefused.
 Prepare = Callable[[], Pixels]
 
+#: How a row of probabilities becomes what is asked for: called in a lane too. (C,) float32 → anything.
+Finish = Callable[[Probabilities], Any]
+
 #: The interval between arrivals is an exponential mean over about this many of them.
 ARRIVALS_REMEMBERED = 8
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """Where work is done, off the event loop: ``executor`` runs batches, ``decoders`` makes input beside it."""
+    """Where work is done, off the event loop: ``executor`` runs batches, as many at once as there are lanes.
+
+    On a CPU a lane also decodes the images of its batch: every core is busy either way, and an image that stays
+    on one is not handed over twice. On a GPU ``decoders`` do it beside the one lane, so that it never waits.
+    """
 
     executor: Executor
-    decoders: Executor
     num_lanes: int  #: batches that run at the same time
     threads: int = 1  #: of each, on a CPU
+    decoders: Executor | None = None
 
 
 @dataclass
@@ -52,11 +59,16 @@ class Arrivals:
 
 
 class Waiting(NamedTuple):
-    """One prepared image in the queue."""
+    """One image in the queue."""
 
-    pixels: Pixels
+    prepare: Prepare
+    finish: Finish
     deadline: float  # by the event loop's clock
-    answer: asyncio.Future[Probabilities]
+    answer: asyncio.Future[Any]
+
+
+def _as_it_is(row: Probabilities) -> Probabilities:
+    return row
 
 
 @dataclass(eq=False)
@@ -83,36 +95,31 @@ class Batcher:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    async def classify(self, prepare: Prepare, deadline: float) -> Probabilities:
-        """Probabilities of one image: ``prepare`` gives (size, size, 3) uint8 → (C,) float32.
+    async def classify(self, prepare: Prepare, deadline: float, finish: Finish = _as_it_is) -> Any:
+        """What ``finish`` makes of one image's probabilities, (C,) float32; ``prepare`` gives (size, size, 3) uint8.
 
-        ``deadline`` is by the event loop's clock. Raises DeadlineExceeded when it passes first, and what
-        ``prepare`` raises. A caller that is cancelled is dropped before its image costs anything more.
+        Both are called off the event loop. ``deadline`` is by the event loop's clock. Raises DeadlineExceeded
+        when it passes first, and what ``prepare`` raises. A caller that is cancelled is dropped before its
+        image costs anything more.
         """
+        if self.lanes.decoders is None:
+            return await self._enqueue(prepare, deadline, finish)
         loop = asyncio.get_running_loop()
-        if self.lone is not None and self._num_busy == 0 and self.is_alone():
-            return await self._alone(self.lone, prepare)
         pixels = await loop.run_in_executor(self.lanes.decoders, _in_time, prepare, deadline, loop.time)
-        return await self.predict(pixels, deadline)
+        return await self._enqueue(lambda: pixels, deadline, finish)
 
     async def predict(self, pixels: Pixels, deadline: float) -> Probabilities:
-        """The same for an image that is prepared: (size, size, 3) uint8 → (C,) float32."""
+        """Probabilities, (C,) float32, of an image that is prepared: (size, size, 3) uint8. Raises DeadlineExceeded."""
+        row: Probabilities = await self._enqueue(lambda: pixels, deadline, _as_it_is)
+        return row
+
+    def _enqueue(self, prepare: Prepare, deadline: float, finish: Finish) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Probabilities] = loop.create_future()
-        self._waiting.append(Waiting(pixels, deadline, answer))
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(Waiting(prepare, finish, deadline, answer))
         self.arrivals.note(loop.time())
         self._dispatch()
-        return await answer
-
-    async def _alone(self, lone: Engine, prepare: Prepare) -> Probabilities:
-        """Decode and predict in one go: nobody waits, so two stages would gain nothing but a handover."""
-        loop = asyncio.get_running_loop()
-        self._num_busy += 1
-        began = loop.time()
-        running = loop.run_in_executor(self.lanes.executor, lambda: lone.predict(prepare()[np.newaxis])[0])
-        # The lane is free when the work has ended, not when its client has gone.
-        running.add_done_callback(lambda done: self._ended(1, loop.time() - began, done))
-        return await asyncio.shield(running)
+        return answer
 
     def _dispatch(self, *, is_patient: bool = True) -> None:
         """Send off as many batches as there are free lanes and reasons."""
@@ -155,6 +162,9 @@ class Batcher:
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
         """One batch to one lane: an even share of what waits, so that no lane idles beside a full one or soon will."""
+        engine = self.engine
+        if self.lone is not None and self._num_busy == 0 and len(self._waiting) == 1 and self.is_alone():
+            engine = self.lone
         share = min(self.tuning.max_batch, -(-len(self._waiting) // self.lanes.num_lanes))
         batch: list[Waiting] = []
         while len(batch) < share and self._drop_the_late(loop.time()):
@@ -163,28 +173,38 @@ class Batcher:
             return
         self._num_busy += 1
         began = loop.time()
-        running = loop.run_in_executor(self.lanes.executor, self._run, [waiting.pixels for waiting in batch])
+        running = loop.run_in_executor(self.lanes.executor, _run, engine, batch)
         running.add_done_callback(lambda done: self._answer(batch, loop.time() - began, done))
 
-    def _run(self, inputs: list[Pixels]) -> Probabilities:
-        return self.engine.predict(np.stack(inputs))
-
-    def _answer(self, batch: list[Waiting], seconds: float, done: asyncio.Future[Probabilities]) -> None:
+    def _answer(self, batch: list[Waiting], seconds: float, done: asyncio.Future[list[Any]]) -> None:
+        self._num_busy -= 1
         error = done.exception()
-        for index, waiting in enumerate(batch):
+        if error is None:
+            self.on_batch(len(batch), seconds)
+        answers = [error] * len(batch) if error is not None else done.result()
+        for waiting, answer in zip(batch, answers, strict=True):
             if waiting.answer.done():
                 continue
-            if error is not None:
-                waiting.answer.set_exception(error)
+            if isinstance(answer, BaseException):
+                waiting.answer.set_exception(answer)
             else:
-                waiting.answer.set_result(done.result()[index])
-        self._ended(len(batch), seconds, done)
-
-    def _ended(self, num_images: int, seconds: float, done: asyncio.Future[Probabilities]) -> None:
-        self._num_busy -= 1
-        if done.exception() is None:
-            self.on_batch(num_images, seconds)
+                waiting.answer.set_result(answer)
         self._dispatch()
+
+
+def _run(engine: Engine, batch: Sequence[Waiting]) -> list[Any]:
+    """A batch, in its lane: an answer or an error for each image. One that cannot be prepared harms no other."""
+    answers: dict[int, Any] = {}
+    inputs: dict[int, Pixels] = {}
+    for index, waiting in enumerate(batch):
+        try:
+            inputs[index] = waiting.prepare()
+        except Exception as error:
+            answers[index] = error
+    if inputs:
+        rows = engine.predict(np.stack(list(inputs.values())))
+        answers |= {index: batch[index].finish(row) for index, row in zip(inputs, rows, strict=True)}
+    return [answers[index] for index in range(len(batch))]
 
 
 def _in_time(prepare: Prepare, deadline: float, clock: Callable[[], float]) -> Pixels:

@@ -98,7 +98,15 @@ GENERATION: dict[str, Any] = {
     "created_at": "2026-11-21T09:31:00.000Z",
     "ended_at": None,
 }
-READY: dict[str, Any] = {"ready": True, "model": "g0003-8f2c1a", "provider": "cpu", "refused": {}}
+READY: dict[str, Any] = {
+    "ready": True,
+    "stopping": False,
+    "model": "g0003-8f2c1a",
+    "provider": "cpu",
+    "variant": "fp32",
+    "fallback": None,
+    "refused": {},
+}
 
 
 def of(status: int, example: dict[str, Any], description: str) -> dict[int | str, dict[str, Any]]:

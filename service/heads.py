@@ -15,8 +15,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 #: A name or an address, and perhaps a port: no user, no path.
 HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
-#: So much of a refused body is read and thrown away, so that its connection can be used again.
-MAX_UNREAD_BYTES = 2**16
+#: So much of a refused body is read and thrown away, so that its connection can be used again: a photo.
+MAX_UNREAD_BYTES = 2**20
 
 
 class HeadRefused(UnderstudyError):
@@ -41,11 +41,13 @@ class Heads:
             _check_host(_values(headers, b"host"), scope["http_version"])
             _check_codings(headers)
         except HeadRefused as error:
-            await problems.answer(400, error.code, str(error), {"Connection": "close"})(scope, receive, send)
+            await problems.answer(400, error.code, str(error), {"Connection": "close"}, path=scope["path"])(
+                scope, receive, send
+            )
         except UploadRefused as error:
             # RFC 9110, 15.5.16: so that the client knows that it was the coding, and which would do.
             headers_back = {"Accept-Encoding": "identity"}
-            await problems.answer(415, error.code, str(error), headers_back)(scope, receive, send)
+            await problems.answer(415, error.code, str(error), headers_back, path=scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

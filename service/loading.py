@@ -11,6 +11,7 @@ from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 
+from service import memory
 from service.admission import Admission
 from service.batcher import Batcher, Lanes
 from service.metrics import Metrics
@@ -68,8 +69,12 @@ class Loader:
         if self.settings.variants == "auto":
             narrow = self._fastest_variant(narrow, is_serving)
         file = artifact if narrow.variant == engine.FP32 else registry.fetch_variant(self.store, card, narrow.variant)
-        wide = open_engine(file, threads=0, variant=narrow.variant) if self.lanes.num_lanes > 1 else None
+        cores = self.lanes.num_lanes
+        wide = open_engine(file, threads=cores, variant=narrow.variant) if cores > 1 else None
         timing = self._timing(narrow, wide, is_serving)
+        for opened in filter(None, (narrow, wide)):  # proving and timing took larger batches than will come
+            opened.release_memory()
+        memory.trim()
         self.metrics.loaded(narrow, timing.tuning)
         return Batcher(
             engine=narrow,
@@ -105,19 +110,23 @@ class Loader:
         return self._timings[architecture]
 
     def _measure(self, narrow: Engine, wide: Engine | None, is_serving: bool) -> Timing:
-        """Double the batch until it gains nothing: what is too large would take memory that is never given back."""
+        """Find how far doubling the batch gains anything; then time those sizes in turns, so that noise hits them all."""
         seconds_each = 0.0 if is_serving else MEASURE_S
-        num_lanes = self._lanes_to_time(is_serving)
-        seconds: dict[int, float] = {}
+        timed = partial(tuning.measure, narrow, num_lanes=self._lanes_to_time(is_serving))
+        sizes: list[int] = []
         best, num_vain = 0.0, 0
         for size in tuning.batch_sizes(self.settings.max_batch):
-            seconds |= tuning.measure(narrow, num_lanes=num_lanes, batch_sizes=[size], seconds_each=seconds_each)
-            num_vain = 0 if size / seconds[size] > best * (1 + tuning.MIN_BATCH_GAIN) else num_vain + 1
-            best = max(best, size / seconds[size])
-            if num_vain == MAX_VAIN_DOUBLINGS:
+            sizes.append(size)
+            rate = size / timed(batch_sizes=[size], seconds_each=0.0)[size]
+            num_vain = 0 if rate > best * (1 + tuning.MIN_BATCH_GAIN) else num_vain + 1
+            best = max(best, rate)
+            if num_vain == MAX_VAIN_DOUBLINGS:  # larger ones would only take memory
                 break
         chosen = tuning.choose(
-            seconds, provider=narrow.provider, num_lanes=self.lanes.num_lanes, threads=self.lanes.threads
+            timed(batch_sizes=sizes, seconds_each=seconds_each),
+            provider=narrow.provider,
+            num_lanes=self.lanes.num_lanes,
+            threads=self.lanes.threads,
         )
         is_lone_faster = wide is not None and tuning.is_faster_alone(wide, narrow, seconds_each=seconds_each)
         return Timing(chosen, is_lone_faster)

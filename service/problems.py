@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.state import State
 from understudy import errors
 from understudy.catalog import database
 from understudy.errors import UnderstudyError
@@ -25,9 +24,17 @@ MEDIA_TYPE = "application/problem+json"
 #: Ask a refused client to come back after this long, if nothing better is known. Longer than the other makes
 #: clients of a short overload idle.
 RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
+#: Under this path clients of the Open Inference Protocol look for the sentence in a member ``error``.
+PROTOCOL_PATH = "/v2"
 
 #: The first that fits decides: codes before classes, special classes before general ones.
-STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "bad_form": 400}
+STATUS_OF_CODE = {
+    "not_an_image": 415,
+    "unsupported_media_type": 415,
+    "bad_form": 400,
+    "json_too_large": 413,
+    "body_too_large": 413,
+}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
     (errors.BodyTimeout, 408),
@@ -85,12 +92,15 @@ def status_of(error: UnderstudyError) -> int:
     return STATUS_OF_CODE.get(error.code, by_class)
 
 
-def answer(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem as a response."""
+def answer(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, path: str = ""
+) -> JSONResponse:
+    """A problem as a response to a request for ``path``."""
     detail = detail.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON may have, is no text
     body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
+    spoken = {"error": detail} if f"{path}/".startswith(f"{PROTOCOL_PATH}/") else {}
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    return JSONResponse(body.model_dump(), status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(body.model_dump() | spoken, status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
 
 
 def _headers(error: UnderstudyError) -> dict[str, str]:
@@ -100,52 +110,58 @@ def _headers(error: UnderstudyError) -> dict[str, str]:
     return {"Connection": "close"} if isinstance(error, errors.BodyTimeout) else {}
 
 
+def internal(path: str) -> JSONResponse:
+    """The answer to an error that nobody expected: a bug. What it was stands in the log, not here."""
+    return answer(
+        500,
+        "internal",
+        "the service failed on this request; its log says why, under the answer's X-Request-Id",
+        path=path,
+    )
+
+
+def of(error: UnderstudyError, path: str) -> JSONResponse:
+    """An error of ours as a response to a request for ``path``."""
+    return answer(status_of(error), error.code, str(error), _headers(error), path=path)
+
+
+def gone() -> JSONResponse:
+    """What nobody reads."""
+    return answer(400, "client_gone", "the client left before the end of its request")
+
+
 def install(app: FastAPI) -> None:
-    """Make every error of an application a problem."""
+    """Make every expected error of an application a problem; ``observed`` answers for the others."""
     app.add_middleware(_BodyLimitSpoken)
 
     @app.exception_handler(UnderstudyError)
     async def ours(request: Request, error: UnderstudyError) -> JSONResponse:
-        if isinstance(error, errors.DeadlineExceeded):
-            _dropped(request, error.code)
-        return answer(status_of(error), error.code, str(error), _headers(error))
+        return of(error, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = CODE_OF_STATUS.get(error.status_code, f"http_{error.status_code}")
         headers = dict(error.headers or {}) | (_allowed(request) if error.status_code == 405 else {})
-        return answer(error.status_code, code, str(error.detail), headers)
+        return answer(error.status_code, code, str(error.detail), headers, path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:100]!r})" for e in error.errors()
         )
-        return answer(422, "invalid_request", faults)
+        return answer(422, "invalid_request", faults, path=request.url.path)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        _dropped(request, "client_gone")
-        return answer(400, "client_gone", "the client left before the end of its request")  # nobody reads this
+    async def left(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return gone()
 
     async def away(request: Request, error: Exception) -> JSONResponse:
-        log.warning("%s %s: the catalog is away: %s", request.method, request.url.path, error)
-        return answer(
-            503, "catalog_away", "the catalog cannot be reached or is busy; /classify goes on, try again soon"
-        )
+        log.warning("%s: the catalog is away: %s", request.method, error)
+        detail = "the catalog cannot be reached or is busy; /classify goes on, try again soon"
+        return answer(503, "catalog_away", detail, path=request.url.path)
 
     for kind in database.AWAY:
         app.add_exception_handler(kind, away)
-
-    @app.exception_handler(Exception)
-    async def a_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the service failed on this request; its log says why")
-
-
-def _dropped(request: Request, reason: str) -> None:
-    state: State = request.app.state.understudy
-    state.metrics.dropped_requests.labels(reason).inc()
 
 
 def _allowed(request: Request) -> dict[str, str]:
@@ -171,7 +187,7 @@ class _BodyLimitSpoken:
                 if is_replaced:
                     limit = scope.get("starlette.max_body_size", "less")
                     detail = f"the body is larger than is taken here; the limit is {limit} bytes"
-                    await answer(413, CODE_OF_STATUS[413], detail)(scope, receive, send)
+                    await answer(413, CODE_OF_STATUS[413], detail, path=scope["path"])(scope, receive, send)
             if not is_replaced:
                 await send(message)
 

@@ -41,8 +41,11 @@ class Readiness(BaseModel):
     """Whether requests to /classify can be answered, by which model, and what is in the way if not."""
 
     ready: bool
+    stopping: bool = Field(False, description="SIGTERM has come: what was accepted is being finished")
     model: str | None = Field(None, description="the version that serves", examples=["g0003-8f2c1a"])
     provider: str | None = Field(None, description="what it runs on", examples=["cpu"])
+    variant: str | None = Field(None, description="its number format: fp32, fp16 or int8", examples=["fp32"])
+    fallback: str | None = Field(None, description="why it is not on the GPU that this machine has")
     refused: dict[str, str] = Field({}, description="champions that could not be loaded, and why")
 
 

@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from starlette.concurrency import run_in_threadpool
+
+from service import memory
 from service.batcher import Batcher
 from understudy.errors import NoChampion, UnderstudyError
 
@@ -86,6 +89,7 @@ class ChampionFollower:
         self._current, self._load, self._on_swap = current, load, on_swap
         self.refused: dict[str, str] = {}  #: versions that could not be loaded, and why
         self._not_before: dict[str, float] = {}
+        self._freeing: set[asyncio.Task[None]] = set()
 
     async def step(self) -> None:
         """Look once, and swap if there is a new champion that loads."""
@@ -105,9 +109,12 @@ class ChampionFollower:
             return
         self.refused.pop(version, None)
         old = self._slot.version
-        self._slot.swap(batcher)
+        drained = self._slot.swap(batcher)
         self._on_swap(version, True)
         log.info("serving %s instead of %s", version, old)
+        freeing = asyncio.create_task(_free(drained))
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
 
     async def follow(self, poll_s: float) -> None:
         """Look for ever. Whatever fails (the catalog is away), the engine that serves goes on serving."""
@@ -121,3 +128,10 @@ class ChampionFollower:
                     log.exception("could not look for a new champion; %s goes on serving", self._slot.version)
                 is_away = True
             await asyncio.sleep(poll_s)
+
+
+async def _free(drained: asyncio.Event) -> None:
+    """When the last request has left the old engine, give its memory back to the system."""
+    await drained.wait()
+    await asyncio.sleep(0)  # for that request to let go of it
+    await run_in_threadpool(memory.trim)

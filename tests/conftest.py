@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psycopg
 import pytest
-import uvicorn
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from service.app import create_app
+from service.server import build
 from understudy import messages, registry, settings
 from understudy.catalog import Catalog, versions
 from understudy.client import Client
@@ -172,7 +174,7 @@ def _wait_for_socket(path: Path) -> None:
 @pytest.fixture
 def service_settings(tmp_path: Path, redis_url: str) -> ServiceSettings:
     """Settings of a service that looks for new champions often, so that tests need not wait."""
-    return settings.read(ServiceSettings, data=tmp_path / "data", broker_url=redis_url, champion_poll_s=0.02)
+    return settings.read(ServiceSettings, data=tmp_path / "data", broker_url=redis_url, champion_poll_s=0.02, grace_s=5)
 
 
 @pytest.fixture
@@ -213,8 +215,7 @@ def served() -> Callable[..., AbstractContextManager[str]]:
 def _served(chosen: ServiceSettings, listening: socket.socket | None = None) -> Iterator[str]:
     """Run a service on a free port, or on a bound socket; gives its address."""
     with closing(listening or socket.create_server(("127.0.0.1", 0))) as bound:
-        config = uvicorn.Config(create_app(chosen), log_config=None, access_log=False, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = build(chosen)
         started = threading.Event()
 
         async def run() -> None:
@@ -254,6 +255,31 @@ def serving(url: str, promote: Callable[..., str]) -> Callable[..., str]:
         return version
 
     return promoted
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[Span]]]:
+    """An OpenTelemetry collector's address, and the spans that have come there: OTLP over HTTP, as protobuf."""
+    spans: list[Span] = []
+
+    class Collecting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            sent = ExportTraceServiceRequest.FromString(body)
+            assert self.path == "/v1/traces"
+            spans.extend(span for of in sent.resource_spans for scope in of.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not to the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collecting) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", spans
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

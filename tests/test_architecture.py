@@ -28,7 +28,8 @@ ARROWS = {
 
 #: The files or folders that may import a library: its door.
 DOORS = {
-    "onnxruntime": ("understudy/engine.py",),
+    # The trainer's variants are made with its converters; they run in the engine.
+    "onnxruntime": ("understudy/engine.py", "trainer/variants.py"),
     # The trainer's augmentations work on Pillow's images; test pictures are made with it. Neither decodes.
     "PIL": ("understudy/images.py", "understudy/testing.py", "trainer/noise.py"),
     "obstore": ("understudy/store.py",),
@@ -46,6 +47,7 @@ DOORS = {
     "uvicorn": ("service/",),
     "prometheus_client": ("service/metrics.py",),
     "httpx": ("understudy/client.py",),
+    "opentelemetry": ("understudy/telemetry.py",),
     "pydantic_settings": ("understudy/settings.py",),
 }
 

@@ -6,7 +6,7 @@ from trainer import export
 from trainer.checkpoints import Metrics
 from trainer.plan import Plan
 from trainer.selection import LabelSets, Selection
-from understudy.records import Evaluation, Interval, ModelCard, Probe, Record, Sha256
+from understudy.records import Evaluation, Interval, ModelCard, Probe, Record, Sha256, Variant
 from understudy.store import generation_key, model_key
 
 
@@ -79,6 +79,7 @@ def finished_card(
     training: Training,
     exported: Export,
     evaluation: Evaluation,
+    variants: tuple[Variant, ...],
 ) -> ModelCard:
     """The card that is published: with lineage, training and evaluation."""
     lineage: dict[str, Any] = {
@@ -104,5 +105,6 @@ def finished_card(
             "training": training.model_dump(mode="json", exclude={"history"})
             | {"loss": training.history[-1].loss if training.history else None},
             "evaluation": evaluation,
+            "variants": variants,
         }
     )

@@ -37,6 +37,7 @@ class Measured(Record):
     classes: tuple[str, ...]  #: every class of the holdout
     truth: tuple[int, ...]  #: the class of each image, an index into ``classes``
     is_right: tuple[bool, ...]  #: whether the model's most probable class was that
+    predicted: tuple[int, ...] = ()  #: that class, an index into the model's own; to compare two number formats
 
 
 def measure(store: Store, engine: Engine, holdout: Sequence[str], show: Callable[[int, int], None]) -> Measured:
@@ -88,6 +89,7 @@ def _measured(
     return Measured(
         evaluation=Evaluation(
             version=engine.version,
+            variant=engine.variant,
             num_images=len(names),
             num_correct=num_right,
             accuracy=num_right / len(names),
@@ -101,6 +103,7 @@ def _measured(
         classes=classes,
         truth=tuple(classes.index(name) for name in names),
         is_right=tuple(bool(right) for right in is_right),
+        predicted=tuple(int(answer) for answer in predicted),
     )
 
 

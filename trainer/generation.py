@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from trainer import data, evaluate, export, gate, model, selection, train
+from trainer import data, evaluate, export, gate, model, selection, train, variants
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
 from trainer.evaluate import Measured
@@ -23,13 +23,14 @@ from trainer.noise import Noise
 from trainer.plan import Plan, fresh_student, make_plan
 from trainer.progress import Progress
 from trainer.selection import LabelSets, Selection
+from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
 from understudy import engine, images, registry
 from understudy.catalog import Catalog, generations, shards, versions
 from understudy.catalog.claims import Claim
 from understudy.engine import Engine
-from understudy.errors import Conflict
+from understudy.errors import ArtifactRefused, Conflict
 from understudy.images import Pixels
-from understudy.records import GateReport, Generation, ModelCard, Record
+from understudy.records import GateReport, Generation, ModelCard, Record, Variant
 from understudy.store import Store, generation_key, weights_key
 
 log = logging.getLogger(__name__)
@@ -76,11 +77,12 @@ def run(place: Workplace, claim: Claim, progress: Progress, generation: Generati
     # 4. Train the student
     training = work.step("training.json", Training, partial(train_student, work, plan, selected))
 
-    # 5. Export it, and see the engine agree with torch
+    # 5. Export it, and see the engine agree with torch; then the same in other number formats
     exported = work.step("export.json", Export, partial(export_student, work, plan))
+    made = work.step("variants.json", MadeVariants, partial(make_variants, work, plan, exported))
 
     # 6. Evaluate, judge, publish, conclude; again if the champion changes meanwhile
-    report = conclude(work, plan, sets, selected, training, exported)
+    report = conclude(work, plan, sets, selected, training, exported, made)
 
     # 7. A new champion labels everything anew, for the next generation
     if report.is_proved:
@@ -252,9 +254,29 @@ def export_student(work: _Work, plan: Plan) -> Export:
     return made.model_copy(update={"worst_difference": worst})
 
 
-def _labeled_pixels(store: Store, plan: Plan) -> Pixels:
-    """Some labeled images as a model's input: (N, size, size, 3) uint8."""
-    places = data.labeled_rows(store, plan.labeled, plan.classes, plan.recipe).places[:NUM_PARITY_IMAGES]
+def make_variants(work: _Work, plan: Plan, exported: Export) -> MadeVariants:
+    """Make the variants that the recipe asks for; they go to ``model.<name>.onnx``."""
+    names, made = plan.recipe.variants, []
+    for index, name in enumerate(names):
+        work.progress.show("make variants", index, len(names))
+        try:
+            made.append(_made_variant(work, plan, exported, name))
+        except ArtifactRefused as error:
+            log.warning("generation %d has no %s variant: %s", work.number, name, error)
+            made.append(MadeVariant(name=name, reason=str(error)))
+    return MadeVariants(variants=tuple(made))
+
+
+def _made_variant(work: _Work, plan: Plan, exported: Export, name: variants.Name) -> MadeVariant:
+    calibration = partial(_labeled_pixels, work.place.store, plan, variants.NUM_CALIBRATION_IMAGES)
+    convert = partial(variants.convert, name, work.get("model.onnx"), calibration)
+    return variants.verified(name, work.keep(f"model.{name}.onnx", convert), draft_card(plan, exported))
+
+
+def _labeled_pixels(store: Store, plan: Plan, num_images: int = NUM_PARITY_IMAGES) -> Pixels:
+    """Some labeled images, from all over the set, as a model's input: (N, size, size, 3) uint8."""
+    every = data.labeled_rows(store, plan.labeled, plan.classes, plan.recipe).places
+    places = every[:: max(1, len(every) // num_images)][:num_images]
     encoded = (store.get_range(place.shard, place.offset, place.num_bytes) for place in places)
     return np.stack([images.load(image, plan.recipe.preprocessing) for image in encoded])
 
@@ -263,7 +285,13 @@ def _labeled_pixels(store: Store, plan: Plan) -> Pixels:
 
 
 def conclude(
-    work: _Work, plan: Plan, sets: LabelSets, selected: Selection | None, training: Training, exported: Export
+    work: _Work,
+    plan: Plan,
+    sets: LabelSets,
+    selected: Selection | None,
+    training: Training,
+    exported: Export,
+    made: MadeVariants,
 ) -> GateReport:
     """Judge the challenger against whoever is the champion, and end the generation with the verdict.
 
@@ -279,7 +307,8 @@ def conclude(
             opponent = _measured(work, champion, holdout, partial(_champion, work, champion))
         name = f"gate-{champion or 'nobody'}-{_digest(holdout)}.json"
         report = work.step(name, GateReport, partial(_judged, work, challenger, opponent))
-        card = finished_card(plan, sets, selected, training, exported, challenger.evaluation)
+        judged = _judged_variants(work, plan, exported, made, challenger)
+        card = finished_card(plan, sets, selected, training, exported, challenger.evaluation, judged.variants)
         publish(work, card)
         try:
             generations.conclude(work.place.catalog, work.claim, work.number, card.version, report)
@@ -307,6 +336,36 @@ def _measured(work: _Work, version: str, holdout: tuple[str, ...], load: Callabl
     )
 
 
+def _judged_variants(
+    work: _Work, plan: Plan, exported: Export, made: MadeVariants, challenger: Measured
+) -> JudgedVariants:
+    """The variants with what each loses on the holdout: from the file, or measured."""
+
+    def measure(loaded: Engine) -> Measured:
+        def show(done: int, total: int) -> None:
+            work.progress.show(f"evaluate {loaded.variant}", done, total)
+            work.progress.check()
+
+        return evaluate.measure(work.place.store, loaded, plan.holdout, show)
+
+    def judge(variant: MadeVariant) -> Variant:
+        provider = work.place.provider if variant.name == "fp16" else "cpu"
+        load = partial(_variant, work, plan, exported, variant, provider)
+        return variants.judge(variant, card, challenger, plan.recipe.variant_tolerance, load, measure)
+
+    card = draft_card(plan, exported)
+    return work.step(
+        f"variants-{_digest(plan.holdout)}.json",
+        JudgedVariants,
+        lambda: JudgedVariants(variants=tuple(judge(variant) for variant in made.variants)),
+    )
+
+
+def _variant(work: _Work, plan: Plan, exported: Export, made: MadeVariant, provider: str) -> Engine:
+    artifact = work.get(f"model.{made.name}.onnx")
+    return variants.load(artifact, draft_card(plan, exported), made, provider=provider)
+
+
 def _digest(holdout: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(holdout).encode()).hexdigest()[:8]
 
@@ -329,8 +388,11 @@ def _judged(work: _Work, challenger: Measured, champion: Measured | None) -> Gat
 def publish(work: _Work, card: ModelCard) -> None:
     """Register the challenger with its files. Twice is once."""
     work.claim.check()
+    others: dict[str, bytes] = {
+        variant.name: work.get(f"model.{variant.name}.onnx") for variant in card.variants if variant.is_eligible
+    }
     registry.publish(
-        work.place.store, work.place.catalog, card, work.get("model.onnx"), work.get("weights.safetensors")
+        work.place.store, work.place.catalog, card, work.get("model.onnx"), work.get("weights.safetensors"), others
     )
 
 

@@ -75,6 +75,10 @@ class Recipe(Record):
     erasing_probability: Probability = 0.25
     erasing_fraction: float = Field(0.3, ge=0, lt=1)  #: side of the erased square, of the input's side
 
+    # -- other number formats of the finished student
+    variants: tuple[Literal["fp16", "int8"], ...] = ("fp16", "int8")  #: that the export makes beside fp32
+    variant_tolerance: Probability = 0.005  #: accuracy on the holdout that a variant may lose and still be served
+
     @property
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the student's input when it serves."""
@@ -107,6 +111,10 @@ class Recipe(Record):
                 self.warmup_steps >= min(self.teacher_steps, self.student_steps),
                 f"warmup_steps={self.warmup_steps} leaves nothing of teacher_steps={self.teacher_steps} or "
                 f"student_steps={self.student_steps}; lower it or train longer",
+            ),
+            (
+                len(set(self.variants)) != len(self.variants),
+                f"variants={self.variants} names one of them twice; name each once",
             ),
             (
                 min(self.std) == 0,

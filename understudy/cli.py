@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import demonstration, local
+from understudy import bench, cli_keys, demonstration, local
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -29,10 +29,16 @@ app = typer.Typer(
     epilog="Start with `understudy demo`; then `understudy up`, `understudy init`, `understudy ingest`, "
     "`understudy generate`.",
 )
+app.add_typer(bench.app, name="bench")
+app.add_typer(cli_keys.app)
 console = Console()
 errors = Console(stderr=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 DEFAULT_DATA = Path("understudy-data")
 
@@ -107,9 +113,10 @@ def init(
     weights: Annotated[Path | None, typer.Option(exists=True, help="Pretrained weights, a safetensors file.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the first teacher serves.")] = True,
     url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Send the labeled images: freezes the holdout and trains the first teacher (generation 0)."""
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         sent = client.weights(weights) if weights is not None else None
         asked = GenerationRequest(student=student, recipe=recipe, weights=sent)
         job = client.labeled(labeled, holdout, holdout_fraction=holdout_fraction, request=asked)
@@ -126,9 +133,10 @@ def ingest(
     bucket: Annotated[str, typer.Option(help="Where the images go; made if it is new.")] = "default",
     wait: Annotated[bool, typer.Option(help="Wait until the upload is unpacked.")] = True,
     url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Send unlabeled images. Every entry is accounted for in the receipt."""
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         with Progress(TextColumn("sending {task.fields[name]}"), BarColumn(), DownloadColumn(), console=errors) as bar:
             task = bar.add_task("", name=source.name, total=None)
             job = client.ingest(
@@ -147,9 +155,10 @@ def classify(
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Classify images with the champion."""
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         for image in images:
             answer = client.classify(image, top_k=top_k)
             if as_json:
@@ -166,9 +175,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another student.")] = 0,
     wait: Annotated[bool, typer.Option(help="Wait for the gate's verdict.")] = True,
     url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Open the next generation: select pseudo-labels, train a student, let the gate judge it."""
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         generation = client.generate(GenerationRequest(student=student, recipe=recipe, seed=seed))
         if not wait:
             console.print(f"generation {generation.number}")
@@ -177,9 +187,9 @@ def generate(
 
 
 @app.command()
-def status(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def status(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Show what serves, the buckets, and the generations with their verdicts."""
-    with Client(url) as client:
+    with Client(url, key=key) as client:
         ready, buckets, generations = client.readiness(), client.buckets(), client.generations()
     if as_json:
         everything: dict[str, Any] = {

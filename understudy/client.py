@@ -49,12 +49,23 @@ class RequestFailed(UnderstudyError):
 
 
 class Client:
-    """A connection to one service. Close it, or use it as a context manager. Raises SettingsRefused for a bad URL."""
+    """A connection to one service. Close it, or use it as a context manager.
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 60.0, patience_s: float = PATIENCE_S) -> None:
+    ``key`` is an API key; None where the service asks for none. Raises SettingsRefused for a bad URL or key.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        key: str | None = None,
+        timeout_s: float = 60.0,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.url, self._patience_s = url.rstrip("/"), patience_s
+        headers = {} if key is None else {"authorization": f"Bearer {_checked(key)}"}
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, mounts=_DIRECT)
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, mounts=_DIRECT, headers=headers)
         except httpx.InvalidURL as error:
             raise SettingsRefused(f"{url!r} is no address ({error}); write it as {DEFAULT_URL}") from error
 
@@ -235,6 +246,14 @@ class Client:
             # Where nobody listened, nothing was sent: such a request may be repeated whatever it does.
             code="not_connected" if isinstance(error, httpx.ConnectError) else "no_answer",
         )
+
+
+def _checked(key: str) -> str:
+    """A key that can stand in a header. The message does not show it: it goes to logs and screens."""
+    bare = key.strip()  # a file's last line break comes along easily
+    if not bare or not all("!" <= character <= "~" for character in bare):
+        raise SettingsRefused("the API key is empty or has characters that no key has; give it as it was printed")
+    return bare
 
 
 _BINARY = {"content-type": "application/octet-stream"}

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from understudy import cores
 from understudy.errors import ArtifactRefused
 from understudy.images import Pixels
-from understudy.records import ModelCard, Probe, Sha256
+from understudy.records import Evaluation, Interval, ModelCard, Preprocessing, Probe, Sha256
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,9 @@ _NOWHERE = "/dev/null/nowhere"
 #: CUDA multiplies in TF32; three decimal digits are what it can promise.
 _GPU_TOLERANCE = 5e-3
 
+#: The probe of a file without a card: its own answers, which differ by this much between numbers of threads.
+_NUM_BARE_PROBES, _BARE_TOLERANCE = 2, 1e-2
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -76,6 +79,14 @@ class Engine:
         if not np.isfinite(probabilities).all():
             raise ArtifactRefused(f"model {self.version} gave a probability that is not finite", code="not_finite")
         return probabilities  # type: ignore[no-any-return]
+
+    def release_memory(self) -> None:
+        """Give back what larger batches than will come needed: the arena keeps it otherwise, for as long as it lives."""
+        if self.provider != "cpu":
+            return
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run([OUTPUT], {INPUT: probe_pixels(self.card.preprocessing.size, 1)}, options)
 
 
 def load(
@@ -128,6 +139,60 @@ def _promised(card: ModelCard, name: str) -> tuple[Sha256, Probe]:
         why = variant.reason if variant is not None else "its card names none"
         raise ArtifactRefused(f"model {card.version} has no {name} variant: {why}", code="variant")
     return variant.artifact_sha256, variant.probe
+
+
+def bare_card(artifact: bytes, version: str) -> ModelCard:
+    """A card for a file that has none: what its graph says, and no promise but what it answers on this CPU.
+
+    Enough to load and measure it, never to publish it. Raises ArtifactRefused with the code unreadable or contract.
+    """
+    _, session, _ = open_first(("cpu",), lambda name: _session(artifact, name, available_cores(), False), version)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shapes = [v.shape for v in (*inputs, *outputs)]
+    if len(inputs) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or len(shapes[1]) != 2:
+        raise ArtifactRefused(
+            f"{version} takes and gives {shapes}, not one (N, size, size, 3) and one (N, classes)", code="contract"
+        )
+    size, num_classes = shapes[0][1], shapes[1][1]
+    if not isinstance(size, int) or not isinstance(num_classes, int) or num_classes < 2:
+        raise ArtifactRefused(f"{version} does not fix its input size and its classes: {shapes}", code="contract")
+    sha256 = hashlib.sha256(artifact).hexdigest()
+    nowhere = Evaluation(
+        version=version,
+        num_images=0,
+        num_correct=0,
+        accuracy=0.0,
+        interval=Interval(low=0.0, high=1.0),
+        per_class={},
+        calibration_error=0.0,
+        negative_log_likelihood=0.0,
+        images_per_second=0.0,
+    )
+    card = ModelCard(
+        version=version,
+        generation=0,
+        student=version,
+        num_parameters=0,
+        classes=tuple(str(index) for index in range(num_classes)),
+        preprocessing=Preprocessing(size=size),
+        temperature=1.0,
+        artifact_key="",
+        artifact_sha256=sha256,
+        artifact_bytes=len(artifact),
+        weights_key="",
+        probe=Probe(num_images=0, probabilities=(), tolerance=0.0),
+        recipe={},
+        teacher=None,
+        data={},
+        training={},
+        evaluation=nowhere,
+        software={},
+    )
+    unproved = Engine(card, "cpu", FP32, available_cores(), None, session)
+    _check_contract(unproved)
+    rows = unproved.predict(probe_pixels(size, _NUM_BARE_PROBES))
+    probe = Probe(num_images=len(rows), probabilities=tuple(map(tuple, rows.tolist())), tolerance=_BARE_TOLERANCE)
+    return card.model_copy(update={"probe": probe})
 
 
 def provider_order(provider: str, *, built: Collection[str], has_gpu: bool) -> tuple[tuple[str, ...], str | None]:

@@ -264,6 +264,7 @@ class Evaluation(Record):
     calibration_error: float  #: expected calibration error, 15 equal-width bins (Guo et al. 2017)
     negative_log_likelihood: float
     images_per_second: float
+    variant: str = "fp32"  #: the number format that was measured; labeling and the gate use fp32
 
 
 class Gain(Record):
@@ -435,6 +436,26 @@ class Generation(Record):
     report: GateReport | None = None
     created_at: Timestamp
     ended_at: Timestamp | None = None
+
+
+# -- keys ---------------------------------------------------------------------------------------
+
+
+class KeyScope(enum.StrEnum):
+    CLASSIFY = "classify"  #: ask the model
+    INGEST = "ingest"  #: send unlabeled images
+    ADMIN = "admin"  #: everything: what the other two may, and every other change
+
+
+class ApiKey(Record):
+    """What is known of an API key: everything but its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[KeyScope, ...]
+    rate_limit: float | None = None  #: requests a second; 0: none, None: the service's default
+    created_at: Timestamp
+    revoked_at: Timestamp | None = None
 
 
 # -- answers ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from understudy import engine, tuning
 from understudy.catalog import Catalog, versions
 from understudy.engine import FP32, GPU_PROVIDERS, Engine
 from understudy.errors import ArtifactRefused, NoChampion
-from understudy.records import ModelCard
+from understudy.records import ModelCard, Variant
 from understudy.store import Store, model_key
 
 log = logging.getLogger(__name__)
@@ -119,43 +119,48 @@ def choose_variant(
     allows are tried, each with ``num_lanes`` calls at once, as it would serve. A variant that cannot be
     loaded is left out with a warning; this never raises for one.
     """
-    key = variant_key(loaded, num_lanes)
     remembered = {} if remembered is None else remembered
-    rates = remembered.setdefault(key, {})
-    engines, reasons = _eligible(store, loaded, arena)
-    for name, candidate in engines.items():
-        if name not in rates and len(engines) > 1:
-            rates[name] = _images_per_second(candidate, num_lanes, seconds_each)
-    here = {name: rate for name, rate in rates.items() if name in engines}
-    chosen = tuning.fastest(here, base=FP32) if FP32 in here else FP32
-    reasons += tuple(f"{name} does {rate:.0f} images/s here" for name, rate in here.items())
-    return engines[chosen], VariantChoice(chosen, here, reasons)
-
-
-def _eligible(store: Store, loaded: Engine, arena: bool) -> tuple[dict[str, Engine], tuple[str, ...]]:
-    """The engines to choose from, by variant, and why others are not among them."""
-    kind = "cuda" if loaded.provider in GPU_PROVIDERS else "cpu"
-    engines, reasons = {FP32: loaded}, []
-    for variant in loaded.card.variants:
-        if variant.provider != kind:
-            continue
+    rates = remembered.setdefault(variant_key(loaded), {})
+    engines: dict[str, Engine] = {FP32: loaded}
+    reasons: list[str] = []
+    for variant in _made_for(loaded):
         if not variant.is_eligible:
             reasons.append(f"{variant.name} is not served: {variant.reason}")
-            continue
-        try:
-            file = fetch_variant(store, loaded.card, variant.name)
-            engines[variant.name] = engine.load(
-                file,
-                loaded.card,
-                provider=loaded.provider,
-                threads=loaded.threads,
-                arena=arena,
-                variant=variant.name,
-            )
-        except (ArtifactRefused, OSError) as error:
-            log.warning("the %s variant of %s cannot be used, fp32 serves: %s", variant.name, loaded.version, error)
-            reasons.append(f"{variant.name} is not served: {error}")
-    return engines, tuple(reasons)
+        elif not _is_known_slower(variant.name, rates):  # what is known to be slower is not even loaded
+            try:
+                engines[variant.name] = _load_variant(store, loaded, variant.name, arena)
+            except (ArtifactRefused, OSError) as error:
+                log.warning("the %s variant of %s cannot be used, fp32 serves: %s", variant.name, loaded.version, error)
+                reasons.append(f"{variant.name} is not served: {error}")
+    if len(engines) > 1:
+        for name in engines.keys() - rates.keys():
+            rates[name] = _images_per_second(engines[name], num_lanes, seconds_each)
+    here = {name: rates[name] for name in engines if name in rates}
+    chosen = tuning.fastest(here, base=FP32) if here.keys() == engines.keys() else FP32
+    reasons += [f"{name} does {rate:.0f} images/s here" for name, rate in rates.items()]
+    return engines[chosen], VariantChoice(chosen, dict(rates), tuple(reasons))
+
+
+def _made_for(loaded: Engine) -> list[Variant]:
+    kind = "cuda" if loaded.provider in GPU_PROVIDERS else "cpu"
+    return [variant for variant in loaded.card.variants if variant.provider == kind]
+
+
+def _is_known_slower(name: str, rates: Mapping[str, float]) -> bool:
+    if not {name, FP32} <= rates.keys():
+        return False
+    return tuning.fastest({FP32: rates[FP32], name: rates[name]}, base=FP32) == FP32
+
+
+def _load_variant(store: Store, loaded: Engine, name: str, arena: bool) -> Engine:
+    return engine.load(
+        fetch_variant(store, loaded.card, name),
+        loaded.card,
+        provider=loaded.provider,
+        threads=loaded.threads,
+        arena=arena,
+        variant=name,
+    )
 
 
 def _images_per_second(candidate: Engine, num_lanes: int, seconds_each: float) -> float:
@@ -164,10 +169,10 @@ def _images_per_second(candidate: Engine, num_lanes: int, seconds_each: float) -
     return num_lanes * batch / seconds[batch]
 
 
-def variant_key(loaded: Engine, num_lanes: int) -> str:
+def variant_key(loaded: Engine) -> str:
     """What the speed of a version's variants depends on, on one machine."""
     card = loaded.card
-    return f"{card.student}@{card.preprocessing.size}/{loaded.provider}/{num_lanes}x{loaded.threads}"
+    return f"{card.student}@{card.preprocessing.size}/{loaded.provider}/{loaded.threads}"
 
 
 def champion(catalog: Catalog) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -85,6 +85,38 @@ class ServiceSettings(Settings):
     variants: str = Field(
         "auto", pattern="^(auto|off)$", description="serve fp16 or int8 where it is measured faster: auto or off"
     )
+    keys: Literal["auto", "required", "off"] = Field(
+        "auto", description="API keys; auto: required unless the address to bind is loopback"
+    )
+    keys_poll_s: float = Field(0.5, gt=0, description="how often new and revoked API keys are looked for")
+    rate_limit: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="most requests a second by one API key and process; 0: no limit"
+    )
+    processes: int = Field(1, ge=1, le=256, description="service processes on the one port, each with its own engine")
+    listen_fd: int = Field(-1, ge=-1, description="the socket that the parent bound; -1: bind host and port")
+    backlog: int = Field(2048, ge=1, description="connections that may wait to be taken; the system may allow fewer")
+    max_connections: int = Field(10_000, ge=1, description="open connections of a process; more get 503 at once")
+    header_timeout_s: float = Field(15.0, gt=0, description="a request's head is complete within this time, or 408")
+    send_timeout_s: float = Field(30.0, gt=0, description="a client that reads none of its answer so long is cut off")
+    drain_s: float = Field(0.0, ge=0, description="after SIGTERM, take requests this long with /readyz at 503")
+    grace_s: int = Field(20, ge=1, description="then what was accepted is finished within this time")
+    access_log: bool | None = Field(None, description="a log line a request; None: with log_format=json only")
+    otlp_endpoint: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="OpenTelemetry collector (OTLP over HTTP); empty: no traces"
+    )
+
+    @model_validator(mode="after")
+    def _default_to_the_standard_names(self) -> Self:
+        if not self.otlp_endpoint:
+            object.__setattr__(self, "otlp_endpoint", os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
+        if self.access_log is None:
+            object.__setattr__(self, "access_log", self.log_format == "json")
+        return self
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether this process was started by another to share its port."""
+        return self.listen_fd >= 0
 
 
 class WorkerSettings(Settings):
@@ -118,6 +150,21 @@ def read(kind: type[S], **overrides: object) -> S:
             f"UNDERSTUDY_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
         )
         raise SettingsRefused(faults) from error
+
+
+#: prometheus_client reads this when it is imported, and keeps its numbers in files there.
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def sharing_metrics(environment: dict[str, str], folder: Path) -> dict[str, str]:
+    """The environment of a process whose metrics are added to those of others that have the same folder."""
+    return environment | {_METRICS_FOLDER: str(folder)}
+
+
+def metrics_folder() -> Path | None:
+    """Where this process' metrics meet those of others; None: it is alone."""
+    folder = os.environ.get(_METRICS_FOLDER)
+    return Path(folder) if folder else None
 
 
 def stop_celery_softly() -> None:

@@ -34,6 +34,7 @@ class Program:
     name: str
     argv: Sequence[str]
     env: Mapping[str, str]
+    pass_fds: Sequence[int] = ()  #: open files that it inherits, such as a listening socket
 
 
 @dataclass
@@ -44,6 +45,7 @@ class _Child:
     started_at: float
     restart_s: float = FIRST_RESTART_S
     restart_at: float | None = None  # None: it runs
+    stop_by: float | None = None  # None: it was not asked to stop
 
 
 class Supervisor:
@@ -69,11 +71,16 @@ class Supervisor:
         with self._lock:
             return {c.program.name: c.process.pid for c in self._children}
 
-    def stop(self) -> None:
-        """Ask every program to stop, the last started first; kill what does not."""
+    def stop(self, *, together: bool = False) -> None:
+        """Ask every program to stop, the last started first; kill what does not.
+
+        One after the other, for the later ones may need the earlier; or ``together``, where each is its own.
+        """
         self._stopping.set()
         if self._watching.is_alive():
             self._watching.join()
+        for child in self._children if together else ():
+            self._ask_to_stop(child)
         while self._children:  # so a stop that was interrupted can be taken up again
             self._end(self._children[-1])
             self._children.pop()
@@ -83,10 +90,17 @@ class Supervisor:
 
     def _end(self, child: _Child) -> None:
         if child.restart_at is None:  # else it is dead, and its number may be another's by now
-            _stop(child.process, self._stop_grace_s)
+            self._ask_to_stop(child)
+            _wait(child.process, child.stop_by)
             self._tell(f"-{child.process.pid}")
         child.pump.join(LAST_WORDS_S)
         self._say(child.program.name, "stopped")
+
+    def _ask_to_stop(self, child: _Child) -> None:
+        """Once: to many programs a second request means to drop everything."""
+        if child.restart_at is None and child.stop_by is None:
+            child.stop_by = time.monotonic() + self._stop_grace_s
+            child.process.terminate()
 
     def _spawn(self, program: Program) -> tuple[subprocess.Popen[bytes], threading.Thread]:
         """A running process that the guardian knows of, and the thread that reads its lines. Raises OSError."""
@@ -98,6 +112,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us only, and its whole group can be killed
+            pass_fds=program.pass_fds,
         )
         self._tell(f"+{process.pid}")
         pump = threading.Thread(target=self._pump, args=(program.name, process), daemon=True)
@@ -171,13 +186,12 @@ def _how(returncode: int) -> str:
     return f"exit code {returncode}" if returncode >= 0 else f"signal {signal.Signals(-returncode).name}"
 
 
-def _stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    if process.poll() is None:
-        process.terminate()
+def _wait(process: subprocess.Popen[bytes], stop_by: float | None) -> None:
+    if process.poll() is None and stop_by is not None:
         try:
-            process.wait(grace_s)
+            process.wait(max(0.0, stop_by - time.monotonic()))
         except subprocess.TimeoutExpired:
-            log.warning("process %d did not stop in %.0f s; killing it", process.pid, grace_s)
+            log.warning("process %d did not stop in time; killing it", process.pid)
     _kill_group(process.pid)
     process.wait()
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,9 +24,8 @@ Clock = Callable[[], float]  #: seconds, from any beginning
 #: the differences between two measurements of the same thing.
 MIN_BATCH_GAIN = 0.03
 MIN_GAIN = 0.05
-#: A median of fewer calls says nothing; more than one is also what tells a slow first call.
-MIN_CALLS = 3
-#: A batch that takes longer than this many times its share of the time is measured ``MIN_CALLS`` times and no more.
+#: Turns of each size, and so the fewest calls that a median is taken of, however long one takes.
+ROUNDS = 3
 DEFAULT_SECONDS_EACH = 0.3
 
 
@@ -93,24 +93,28 @@ def measure(
     """Seconds that a call with each number of images takes while ``num_lanes`` threads call at once: the median.
 
     Each size is called once before, unmeasured: the first call of a size allocates and chooses algorithms.
-    Takes about ``seconds_each`` for each size, and at least ``MIN_CALLS`` calls in each lane.
+    The sizes take turns, a third of ``seconds_each`` at a time, so that what else the machine does in a
+    bad moment falls on all of them. Each lane makes at least ``ROUNDS`` calls of each size.
     """
     size = engine.card.preprocessing.size
+    inputs = {n: np.full((n, size, size, 3), 127, dtype=np.uint8) for n in batch_sizes}  # any value takes as long
+    for pixels in inputs.values():
+        engine.predict(pixels)
+    taken: dict[int, list[float]] = {batch: [] for batch in inputs}
     with ThreadPoolExecutor(num_lanes, thread_name_prefix="measure") as pool:
-        measured = {}
-        for batch in batch_sizes:
-            pixels = np.full((batch, size, size, 3), 127, dtype=np.uint8)  # what is in it takes no other time
-            engine.predict(pixels)
-            lanes = [pool.submit(_calls, engine, pixels, seconds_each, clock) for _ in range(num_lanes)]
-            measured[batch] = statistics.median(seconds for lane in lanes for seconds in lane.result())
-        return measured
+        for _ in range(ROUNDS):
+            for batch, pixels in inputs.items():
+                turn = partial(_calls, engine, pixels, seconds_each / ROUNDS, clock)
+                lanes = [pool.submit(turn) for _ in range(num_lanes)]
+                taken[batch] += [seconds for lane in lanes for seconds in lane.result()]
+    return {batch: statistics.median(seconds) for batch, seconds in taken.items()}
 
 
 def _calls(engine: Measurable, pixels: Pixels, seconds: float, clock: Clock) -> list[float]:
-    """The seconds of each call of one lane."""
+    """The seconds of each call of one lane, at least one."""
     taken: list[float] = []
     began = clock()
-    while len(taken) < MIN_CALLS or clock() - began < seconds:
+    while not taken or clock() - began < seconds:
         before = clock()
         engine.predict(pixels)
         taken.append(clock() - before)

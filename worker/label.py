@@ -78,7 +78,7 @@ def _provenance(task: LabelTask, manifest: ShardManifest, engine: Engine, num_ro
         "shard_sha256": manifest.sha256,
         "images": len(manifest.members),
         "skipped": len(manifest.members) - num_rows,
-        "software": {"understudy": __version__, "provider": engine.provider},
+        "software": {"understudy": __version__, "provider": engine.provider, "variant": engine.variant},
     }
 
 

@@ -39,8 +39,10 @@ class Resources:
         if self._engine is None or self._engine.version != version:
             self._engine = None  # before the next one is loaded: two may not fit into memory
             threads = max(1, engine.available_cores() // self.settings.concurrency)
+            # The arena: batches of 32 of an EfficientNet-B0 at 224 px take 0.6 of the time with it, and 0.6 instead of
+            # 0.25 GB stay taken. Nearly all batches of labeling have one size, so it hardly grows.
             self._engine = registry.load(
-                self.store, self.catalog, version, provider=self.settings.provider, threads=threads
+                self.store, self.catalog, version, provider=self.settings.provider, threads=threads, arena=True
             )
         return self._engine
 

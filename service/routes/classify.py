@@ -8,23 +8,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from service import bodies, examples, forms
 from service.batcher import Batcher
 from service.bodies import Allowance
-from service.clients import Timeout, present
+from service.clients import Patience, Timeout
 from service.problems import IN_TIME, RESPONSES
 from service.schemas import ClassifyBody
 from service.state import Service, State
+from service.turn import turn
 from understudy import images
 from understudy.engine import Probabilities
-from understudy.errors import ImageRefused, UploadRefused
+from understudy.errors import DeadlineExceeded, ImageRefused, UploadRefused
 from understudy.records import Classified, ClassProbability, Prediction, Problem
 
 router = APIRouter(tags=["classify"])
+
+#: How many classes are answered when nobody says.
+TOP_K = 5
+
+Ranking = list[tuple[int, float]]  #: classes by index, and their probabilities, the most probable first
 
 _BODIES: dict[str, Any] = {
     "requestBody": {
@@ -69,7 +77,7 @@ class _Sent:
 async def classify(
     request: Request,
     service: Service,
-    top_k: Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, most probable first")] = 5,
+    top_k: Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, most probable first")] = TOP_K,
     timeout_ms: Timeout = None,
 ) -> Response:
     """Classify images with the champion.
@@ -78,53 +86,65 @@ async def classify(
     that cannot be used is answered with its problem (415 or 422); among several, its own prediction
     carries the problem and the others are answered. What cannot be answered in time is refused at once.
     """
-    clock = asyncio.get_running_loop().time
-    arrived = clock()
-    timeout_s = (timeout_ms or service.settings.request_timeout_ms) / 1000
-    service.admission.require_room(1, timeout_s)
+    return await answer(request, service, top_k, timeout_ms)
+
+
+async def answer(request: Request, service: State, top_k: int, timeout_ms: int | None) -> Response:
+    """The same, when the parameters have been read."""
+    patience = Patience(timeout_ms, service.settings.request_timeout_ms)
+    service.admission.require_room(1, patience.timeout_s)
     with service.bodies.allowance() as share:
         sent, top_k = await _read(request, service, share, top_k)
-        # A client's own time runs from its first byte; the default is for our part of the work.
-        deadline = (arrived if timeout_ms else clock()) + timeout_s
-        with service.slot.lease() as batcher, service.admission.enter(len(sent), deadline - clock()):
-            async with present(request):
-                answers = await _classify(batcher, sent, deadline)
-    predictions = [_prediction(service, batcher, one, got, top_k) for one, got in zip(sent, answers, strict=True)]
+        async with turn(request, service, patience, len(sent)) as (batcher, deadline):
+            answers = await _classify(batcher, sent, top_k, deadline)
+    predictions = tuple(_prediction(service, batcher, one, got) for one, got in zip(sent, answers, strict=True))
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
-    answer = Classified(model=batcher.engine.version, predictions=tuple(predictions))
-    return Response(answer.model_dump_json(), media_type="application/json")
+    service.metrics.images.labels(batcher.engine.version).inc(sum(one.problem is None for one in predictions))
+    classified = Classified(model=batcher.engine.version, predictions=predictions)
+    return Response(classified.model_dump_json(), media_type="application/json")
 
 
-async def _classify(batcher: Batcher, sent: Sequence[_Sent], deadline: float) -> list[Probabilities | BaseException]:
-    """The probabilities of each image, or what is wrong with it; they may be spread over several batches."""
+async def _classify(
+    batcher: Batcher, sent: Sequence[_Sent], top_k: int, deadline: float
+) -> Sequence[Ranking | BaseException]:
+    """The best classes of each image, or what is wrong with it; they may be spread over several batches."""
     preprocessing = batcher.engine.card.preprocessing
-    waiting = [batcher.classify(partial(images.load, one.data, preprocessing), deadline) for one in sent]
+    best = partial(_best, top_k=top_k)
+    waiting = [batcher.classify(partial(images.load, one.data, preprocessing), deadline, best) for one in sent]
     if len(waiting) > 1:
-        return await asyncio.gather(*waiting, return_exceptions=True)
+        answers: list[Ranking | BaseException] = await asyncio.gather(*waiting, return_exceptions=True)
+        for late in answers:
+            if isinstance(late, DeadlineExceeded):
+                raise late  # here, where it is counted
+        return answers
     try:
         return [await waiting[0]]
     except ImageRefused as refused:
         return [refused]
 
 
-def _prediction(
-    service: State, batcher: Batcher, sent: _Sent, got: Probabilities | BaseException, top_k: int
-) -> Prediction:
+def _best(probabilities: Probabilities, top_k: int) -> Ranking:
+    """The ``top_k`` most probable classes, the best first, equals by their order. Sorts only what is near the top."""
+    if top_k < len(probabilities):
+        least = np.partition(probabilities, -top_k)[-top_k]
+        near = np.flatnonzero(probabilities >= least)
+    else:
+        near = np.arange(len(probabilities))
+    order = near[(-probabilities[near]).argsort(kind="stable")[:top_k]]
+    return list(zip(order.tolist(), probabilities[order].clip(0.0, 1.0).tolist(), strict=True))
+
+
+def _prediction(service: State, batcher: Batcher, sent: _Sent, got: Ranking | BaseException) -> Prediction:
     if isinstance(got, ImageRefused):
         service.metrics.refused_images.labels(got.code).inc()
         return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
     if isinstance(got, BaseException):
         raise got
-    service.metrics.images.labels(batcher.engine.version).inc()
-    best = (-got).argsort(kind="stable")[:top_k]
-    classes = tuple(
-        ClassProbability(label=batcher.engine.card.classes[i], probability=min(max(float(got[i]), 0.0), 1.0))
-        for i in best
-    )
-    return Prediction(
-        name=sent.name, label=classes[0].label, probability=classes[0].probability, classes=classes
-    )  # fmt: skip
+    labels = batcher.engine.card.classes
+    classes = tuple(ClassProbability(label=labels[index], probability=probability) for index, probability in got)
+    first = classes[0]
+    return Prediction(name=sent.name, label=first.label, probability=first.probability, classes=classes)
 
 
 async def _read(request: Request, service: State, share: Allowance, top_k: int) -> tuple[Sequence[_Sent], int]:
@@ -132,8 +152,7 @@ async def _read(request: Request, service: State, share: Allowance, top_k: int) 
     if kind == "application/json":
         body = await bodies.read(request, share)
         # Tens of megabytes of JSON take tenths of a second: that is no work for the event loop.
-        parse = asyncio.get_running_loop().run_in_executor(service.lanes.decoders, _parse, body)
-        sent, wanted = await parse
+        sent, wanted = await run_in_threadpool(_parse, body)
         top_k = wanted or top_k
     elif kind == "multipart/form-data":
         sent = await _from_form(request, share, service.settings.max_images_per_request)

@@ -1,6 +1,6 @@
 """``/healthz``, ``/readyz`` and ``/metrics``: for probes and Prometheus."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from service import examples, metrics
 from service.schemas import Health, Readiness
@@ -21,13 +21,23 @@ async def healthz() -> Health:
     responses=examples.of(200, examples.READY, "Ready.")
     | {503: {"model": Readiness, "description": "Not ready; the body says why."}},
 )
-async def readyz(service: Service, response: Response) -> Readiness:
-    """Whether /classify can be answered: 200, or 503 while no model serves."""
+async def readyz(request: Request, service: Service, response: Response) -> Readiness:
+    """Whether /classify should be asked: 200, or 503 while no model serves or this process is about to stop."""
     refused = service.follower.refused
+    if request.app.state.is_stopping:
+        response.status_code = 503
+        return Readiness(ready=False, stopping=True, model=service.slot.version, refused=refused)
     try:
         with service.slot.lease() as batcher:
             engine = batcher.engine
-            return Readiness(ready=True, model=engine.version, provider=engine.provider, refused=refused)
+            return Readiness(
+                ready=True,
+                model=engine.version,
+                provider=engine.provider,
+                variant=engine.variant,
+                fallback=engine.fallback,
+                refused=refused,
+            )
     except NoChampion:
         response.status_code = 503
         return Readiness(ready=False, refused=refused)
@@ -36,7 +46,4 @@ async def readyz(service: Service, response: Response) -> Readiness:
 @router.get("/metrics", response_class=Response)
 async def prometheus(service: Service) -> Response:
     """Metrics in Prometheus' text format."""
-    service.metrics.queue_images.set(service.slot.num_waiting)
-    service.metrics.accepted_images.set(service.admission.num_images)
-    service.metrics.capacity.set(service.admission.rate.per_second)
     return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)

@@ -1,5 +1,6 @@
 """Schemathesis over the whole OpenAPI, against the running service on PostgreSQL: the strictest of our catalogs."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,4 +53,4 @@ def test_no_answer_is_a_5xx_or_one_that_the_schema_does_not_allow(
     options = ["--max-examples", str(EXAMPLES), "--no-color", "--request-timeout", "60"]
     run = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=270)
     assert run.returncode == 0, run.stdout[-12_000:] + run.stderr[-2000:]
-    assert "19 selected / 19 total" in run.stdout
+    assert re.search(r"Operations: +(\d+) selected / \1 total", run.stdout)

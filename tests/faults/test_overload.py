@@ -131,7 +131,7 @@ def test_images_whose_time_passes_while_they_wait_are_dropped(slow: Serve, metri
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
         assert client.post("/classify", content=RED).status_code == 200
         assert metric(client, "understudy_batch_images_sum") < images
-        assert metric(client, "understudy_dropped_requests_total", reason="deadline_exceeded") == 1
+        assert metric(client, "understudy_dropped_requests_total", reason="deadline") == 1
         assert metric(client, "understudy_accepted_images") == 0
 
 
@@ -163,7 +163,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing(
     serving()
     with line(url).post(body=RED[:100], length=len(RED)):
         pass
-    until(lambda: metric(http, "understudy_dropped_requests_total", reason="client_gone") == 1)
+    until(lambda: metric(http, "understudy_http_requests_total", route="/classify", status="400") == 1)
     assert metric(http, "understudy_batch_images_count") == 0
     assert http.post("/classify", content=RED).status_code == 200
 

@@ -55,10 +55,18 @@ def engine() -> GatedEngine:
 def batcher(engine: GatedEngine, opened: ExitStack) -> Any:
     """Makes a batcher of the gated engine."""
 
-    def made(*, lanes: int = 1, max_batch: int = 4, seconds: dict[int, float] = ON_CPU, **more: Any) -> Batcher:
-        pools = [opened.enter_context(ThreadPoolExecutor(lanes)) for _ in range(2)]
+    def made(
+        *,
+        lanes: int = 1,
+        max_batch: int = 4,
+        seconds: dict[int, float] = ON_CPU,
+        has_decoders: bool = False,
+        **more: Any,
+    ) -> Batcher:
+        pool = opened.enter_context(ThreadPoolExecutor(lanes))
+        decoders = opened.enter_context(ThreadPoolExecutor(lanes)) if has_decoders else None
         chosen = Tuning(lanes, 1, max_batch, seconds)
-        return Batcher(engine, chosen, Lanes(*pools, lanes), **more)  # type: ignore[arg-type]
+        return Batcher(engine, chosen, Lanes(pool, lanes, 1, decoders), **more)  # type: ignore[arg-type]
 
     return made
 
@@ -261,3 +269,37 @@ async def test_a_lone_client_that_goes_leaves_the_lane_as_it_found_it(engine: Ga
     assert engine.sizes == []
     lone.gate.set()
     assert int((await following)[0]) == 6
+
+
+async def test_on_a_gpu_images_are_prepared_beside_the_lane(engine: GatedEngine, batcher: Any):
+    """While the lane is busy the next image is decoded already; what cannot be decoded never reaches the lane."""
+    queue = batcher(has_decoders=True)
+    decoded = threading.Event()
+
+    def prepare() -> Any:
+        decoded.set()
+        return image(2)
+
+    def broken() -> Any:
+        raise ImageRefused("no picture")
+
+    first = ask(queue, 1)
+    await asyncio.sleep(0)
+    second = asyncio.create_task(queue.classify(prepare, in_time()))
+    assert await asyncio.to_thread(decoded.wait, 10)
+    with pytest.raises(ImageRefused):
+        await queue.classify(broken, in_time())
+    engine.gate.set()
+    assert [int(a[0]) for a in await asyncio.gather(first, second)] == [1, 2]
+    with pytest.raises(DeadlineExceeded):
+        await queue.classify(prepare, asyncio.get_running_loop().time())
+
+
+async def test_what_is_asked_for_is_made_of_the_probabilities_in_the_lane(engine: GatedEngine, batcher: Any):
+    """Ranking a thousand classes is no work for the event loop."""
+    engine.gate.set()
+    here = threading.get_ident()
+    answer = await batcher().classify(
+        lambda: image(9), in_time(), lambda row: (int(row[0]), threading.get_ident() == here)
+    )
+    assert answer == (9, False)

@@ -39,6 +39,7 @@ QUICK: dict[str, Any] = {
     "labeled_batch": 16,
     "unlabeled_ratio": 1,
     "ema_decay": 0.9,
+    "variants": [],
 }
 
 

@@ -6,10 +6,12 @@ import pytest
 from trainer import evaluate
 from understudy import engine, images
 from understudy.errors import LabeledSetRefused
-from understudy.shards import ShardWriter
+from understudy.shards import ShardWriter, read_manifest
 from understudy.testing import picture, tiny_artifact
 
 CLASSES = ("amber", "blue", "coral")
+#: Sides and formats; a JPEG of 100 pixels is decoded at a part of its size.
+PICTURES = ((100, "JPEG"), (101, "PNG"), (8, "WEBP"))
 
 
 @pytest.fixture
@@ -61,6 +63,21 @@ def test_a_class_that_the_model_does_not_know_counts_as_wrong(local_store, holdo
     assert found.classes == CLASSES
     assert found.evaluation.per_class["amber"] == found.evaluation.per_class["blue"] == 0.0
     assert math.isfinite(found.evaluation.negative_log_likelihood)
+
+
+def test_what_is_evaluated_is_what_is_served(local_store, tmp_path):
+    """Evaluation gives the engine the very arrays that ``images.load``, which serves, makes of the same bytes."""
+    sent = [picture(i, len(CLASSES), size=size, image_format=f) for i, (size, f) in enumerate(PICTURES)]
+    writer = ShardWriter(tmp_path / "h.tar", split="holdout")
+    for i, data in enumerate(sent):
+        writer.add(data, sha256=str(i) * 64, name="x", facts=images.inspect(data), class_name=CLASSES[i])
+    key = writer.seal(local_store).key
+    loaded = engine.load(*tiny_artifact(CLASSES), provider="cpu")
+    served = [images.load(data, loaded.card.preprocessing) for data in sent]
+
+    evaluated = list(evaluate._inputs(local_store, [read_manifest(local_store, key)], loaded, lambda *_: None, 3))
+
+    assert all((one == other).all() for one, other in zip(evaluated, served, strict=True))
 
 
 def test_an_empty_holdout_judges_nothing(local_store):

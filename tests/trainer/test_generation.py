@@ -92,7 +92,8 @@ def test_two_generations(make_world):
 DEATHS = [
     "plan.json", "labels.json", "selection-", "selection.json", "00000000/tensors", "00000010/state.json",
     "00000020/tensors", "weights.safetensors", "training.json", "model.onnx", "export.json",
-    "evaluation-g0001", "evaluation-g0000", "gate-", "models/g0001", "card.json",
+    "model.fp16.onnx", "model.int8.onnx", "variants.json", "evaluation-g0001", "evaluation-g0000", "gate-", "variants-",
+    "models/g0001", "card.json",
 ]  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def test_a_generation_survives_death_at_every_step(make_taught_world):
     for name, deaths in (("calm", []), ("disturbed", DEATHS)):
         world = make_taught_world(name)
         world.label()
-        turn, claim = world.open()
+        turn, claim = world.open(overrides={"variants": ["fp16", "int8"]})
         for death in deaths:
             with pytest.raises(Killed, match=death):
                 run(world, turn, claim, store=MortalStore(world.store.url, death))
@@ -110,7 +111,14 @@ def test_a_generation_survives_death_at_every_step(make_taught_world):
             claim = world.claim(turn)
         report = run(world, turn, claim)
         outcome.append((report.challenger.version, report.gain, report.verdict))
-        assert len([v for v in versions.every(world.catalog) if v.generation == 1]) == 1
+        (card,) = [v.card for v in versions.every(world.catalog) if v.generation == 1]
+        assert [variant.name for variant in card.variants] == ["fp16", "int8"]
+        assert all(variant.evaluation.num_images == 120 for variant in card.variants)
+        assert all(0 < variant.agreement <= 1 for variant in card.variants)
+        eligible = [variant.artifact_key for variant in card.variants if variant.is_eligible]
+        assert set(eligible) == {
+            key for key in world.store.list("models") if "/g0001-" in key and ("fp16" in key or "int8" in key)
+        }
 
     assert outcome[0] == outcome[1]
 

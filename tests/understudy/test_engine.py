@@ -1,6 +1,7 @@
 """The engine: an artifact is loaded only if it is what its card says, and gives the probabilities that it should."""
 
 import hashlib
+import json
 import threading
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from understudy import engine, images, registry
 from understudy.errors import ArtifactRefused, NoChampion, NotFound
-from understudy.records import Preprocessing, Probe
+from understudy.records import ModelCard, Preprocessing, Probe, Variant
 from understudy.testing import picture, tiny_artifact
 
 CLASSES = ("red", "green", "blue")
@@ -184,6 +185,163 @@ def test_an_unknown_provider_is_refused(tiny):
         engine.load(*tiny, provider="gpu")
 
     assert refusal.value.code == "provider"
+
+
+EVERYTHING = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+CPU_ONLY = ("AzureExecutionProvider", "CPUExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("provider", "built", "has_gpu", "order"),
+    [
+        ("auto", EVERYTHING, True, ("cuda", "cpu")),
+        ("auto", EVERYTHING, False, ("cpu",)),
+        ("auto", CPU_ONLY, False, ("cpu",)),
+        ("tensorrt", EVERYTHING, True, ("tensorrt",)),
+        ("cuda", EVERYTHING, False, ("cuda",)),
+        ("cpu", EVERYTHING, True, ("cpu",)),
+    ],
+)
+def test_providers_are_tried_in_order(provider, built, has_gpu, order):
+    """CUDA before the CPU, TensorRT only where it is asked for, and what is asked for instead of anything else."""
+    assert engine.provider_order(provider, built=built, has_gpu=has_gpu) == (order, None)
+
+
+def test_a_gpu_that_the_installed_library_cannot_use_is_a_fallback():
+    """The package without CUDA on a machine with a GPU serves, and says what to install."""
+    order, fallback = engine.provider_order("auto", built=CPU_ONLY, has_gpu=True)
+
+    assert order == ("cpu",)
+    assert "onnxruntime-gpu" in fallback
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_was_not_built_is_refused(provider):
+    """Whoever asks for a GPU does not get a CPU."""
+    with pytest.raises(ArtifactRefused, match="built without it") as refusal:
+        engine.provider_order(provider, built=CPU_ONLY, has_gpu=True)
+
+    assert refusal.value.code == "provider"
+
+
+class Session:
+    """As much of a session as the choice looks at."""
+
+    def __init__(self, *providers: str) -> None:
+        self.providers = providers
+
+    def get_providers(self) -> tuple[str, ...]:
+        return self.providers
+
+
+def no_driver(provider: str) -> Session:
+    """A machine whose CUDA cannot be opened."""
+    if provider == "cuda":
+        raise RuntimeError("CUDA failure 35: driver too old")
+    return Session(EVERYTHING[-1])
+
+
+def no_library(provider: str) -> Session:
+    """What ONNX Runtime does without cuDNN: it opens the session on the CPU, without a word."""
+    return Session(EVERYTHING[-1])
+
+
+@pytest.mark.parametrize(("machine", "why"), [(no_driver, "driver too old"), (no_library, "want of a library")])
+def test_a_gpu_that_fails_is_never_silent(machine, why):
+    """Going on with the CPU names the reason; where the GPU was asked for, it is refused with it."""
+    opened, _, failures = engine.open_first(("cuda", "cpu"), machine, "g0001-abcdef")
+
+    assert opened == "cpu"
+    assert len(failures) == 1
+    assert why in failures[0]
+    with pytest.raises(ArtifactRefused, match=why) as refusal:
+        engine.open_first(("cuda",), machine, "g0001-abcdef")
+    assert refusal.value.code == "provider"
+
+
+def test_a_gpu_that_works_is_no_fallback():
+    """The first provider that opens is the last that is tried."""
+    opened, _, failures = engine.open_first(
+        ("cuda", "cpu"), lambda name: Session(engine.PROVIDERS[name]), "g0001-abcdef"
+    )
+
+    assert (opened, failures) == ("cuda", ())
+
+
+def test_a_gpu_is_seen_by_its_devices(tmp_path):
+    """Whether or not a library can use it."""
+    assert not engine.has_gpu(tmp_path)
+
+    (tmp_path / "nvidia0").touch()
+
+    assert engine.has_gpu(tmp_path)
+
+
+def test_an_engine_says_how_it_runs(tiny):
+    """Provider, number format and threads are part of what it is."""
+    loaded = engine.load(*tiny, provider="cpu", threads=3, arena=True)
+
+    assert (loaded.provider, loaded.variant, loaded.threads, loaded.fallback) == ("cpu", "fp32", 3, None)
+    assert load(*tiny).threads == 1
+    assert engine.load(*tiny, provider="cpu").threads == engine.available_cores()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not engine.has_gpu(), reason="there is no GPU here")
+def test_cuda_answers_as_the_cpu_does(tiny):
+    """On a machine with a GPU, auto takes it, says so, and gives the same probabilities to three digits."""
+    pixels = engine.probe_pixels(8, 4)
+
+    on_gpu = engine.load(*tiny)
+
+    assert (on_gpu.provider, on_gpu.fallback) == ("cuda", None)
+    np.testing.assert_allclose(on_gpu.predict(pixels), load(*tiny).predict(pixels), atol=5e-3)
+
+
+def with_variant(tiny, **changes):
+    """A file of the same function in other bytes, and the card of ``tiny`` with it as its int8 variant."""
+    artifact, card = tiny
+    graph = onnx.load_from_string(artifact)
+    graph.doc_string = "as if in other numbers"
+    other = graph.SerializeToString()
+    variant = Variant(
+        name="int8",
+        provider="cpu",
+        artifact_key=f"models/{card.version}/model.int8.onnx",
+        artifact_sha256=hashlib.sha256(other).hexdigest(),
+        artifact_bytes=len(other),
+        probe=card.probe,
+        tolerance=0.005,
+    )
+    return other, card.model_copy(update={"variants": (variant.model_copy(update=changes),)})
+
+
+def test_a_variant_is_held_to_its_own_checksum_and_probe(tiny):
+    """Its file is not the version's, nor the version's its."""
+    other, card = with_variant(tiny)
+    off = with_variant(tiny, probe=Probe(num_images=1, probabilities=((1.0, 0.0, 0.0),), tolerance=0.02))[1]
+
+    loaded = engine.load(other, card, provider="cpu", threads=1, variant="int8")
+
+    assert (loaded.variant, loaded.version) == ("int8", card.version)
+    for artifact, of, variant, code in (
+        (tiny[0], card, "int8", "checksum"),
+        (other, card, None, "checksum"),
+        (other, off, "int8", "parity"),
+        (other, card, "fp16", "variant"),
+    ):
+        with pytest.raises(ArtifactRefused) as refusal:
+            engine.load(artifact, of, provider="cpu", variant=variant)
+        assert refusal.value.code == code
+
+
+def test_a_card_from_before_variants_still_loads(tiny):
+    """The field has a default: a store's older versions are served on."""
+    card = tiny[1]
+    older = {name: value for name, value in json.loads(card.to_json()).items() if name != "variants"}
+    del older["evaluation"]["variant"]
+
+    assert ModelCard.model_validate(older) == card
 
 
 def test_the_probes_pixels_are_golden():

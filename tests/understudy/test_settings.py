@@ -13,8 +13,10 @@ from understudy.settings import (
     Settings,
     TrainerSettings,
     WorkerSettings,
+    metrics_folder,
     read,
     redis_socket,
+    sharing_metrics,
 )
 
 KINDS = [Settings, ServiceSettings, WorkerSettings, TrainerSettings]
@@ -23,7 +25,7 @@ KINDS = [Settings, ServiceSettings, WorkerSettings, TrainerSettings]
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
     """The environment of the machine that runs the tests plays no part."""
-    for name in [n for n in os.environ if n.startswith("UNDERSTUDY_")]:
+    for name in [n for n in os.environ if n.startswith(("UNDERSTUDY_", "OTEL_", "PROMETHEUS_"))]:
         monkeypatch.delenv(name)
 
 
@@ -60,6 +62,8 @@ def test_the_environment_sets_and_the_caller_overrides(monkeypatch):
         (Settings, "LOG_FORMAT", "xml"),
         (ServiceSettings, "PORT", "70000"),
         (ServiceSettings, "MAX_BATCH", "0"),
+        (ServiceSettings, "PROCESSES", "0"),
+        (ServiceSettings, "OTLP_ENDPOINT", "localhost:4318"),
         (WorkerSettings, "SHARD_IMAGES", "5000"),
         (TrainerSettings, "POLL_S", "-1"),
     ],
@@ -99,6 +103,36 @@ def test_settings_do_not_change(kind):
         read(kind).lease_s = 5.0
 
 
+@pytest.mark.parametrize(
+    ("log_format", "said", "expected"),
+    [("text", None, False), ("json", None, True), ("text", "true", True), ("json", "false", False)],
+)
+def test_the_access_log_is_on_with_json_unless_told_otherwise(monkeypatch, log_format, said, expected):
+    """Machines expect it; people ask for it."""
+    monkeypatch.setenv("UNDERSTUDY_LOG_FORMAT", log_format)
+    if said is not None:
+        monkeypatch.setenv("UNDERSTUDY_ACCESS_LOG", said)
+
+    assert read(ServiceSettings).access_log is expected
+
+
+def test_the_standard_name_of_the_collector_is_honoured(monkeypatch):
+    """Our own says more."""
+    assert read(ServiceSettings).otlp_endpoint == ""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://standard:4318")
+    assert read(ServiceSettings).otlp_endpoint == "http://standard:4318"
+    monkeypatch.setenv("UNDERSTUDY_OTLP_ENDPOINT", "http://ours:4318")
+    assert read(ServiceSettings).otlp_endpoint == "http://ours:4318"
+
+
+def test_metrics_are_shared_only_in_a_folder_that_was_given(monkeypatch, tmp_path):
+    """What a parent puts into the environment, its children read."""
+    assert metrics_folder() is None
+    for name, value in sharing_metrics({}, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert metrics_folder() == tmp_path
+
+
 def test_the_socket_is_in_the_data_folder_if_its_path_is_short():
     """On most machines everything is in one folder."""
     assert redis_socket(Path("/data")) == Path("/data/run/redis.sock")
@@ -118,3 +152,18 @@ def test_a_long_data_path_gets_a_short_socket_path(tmp_path):
 def test_every_shared_setting_is_described():
     """Whoever adds a setting to the shared ones says what it is for."""
     assert [n for n, f in Settings.model_fields.items() if not f.description] == []
+
+
+#: Set by programs for their children, or the same for all programs: no reader of the service's documentation needs them.
+FOR_PROGRAMS = {"listen_fd", "data", "lease_s"}
+
+
+def test_every_setting_of_the_service_is_documented():
+    """By its name or by its variable, in docs/ or in the README."""
+    root = Path(__file__).parents[2]
+    docs = "".join(path.read_text() for path in [*(root / "docs").glob("*.md"), root / "README.md"])
+    wanted = set(ServiceSettings.model_fields) - FOR_PROGRAMS
+
+    missing = {name for name in wanted if f"`{name}`" not in docs and f"UNDERSTUDY_{name.upper()}" not in docs}
+
+    assert not missing, f"say what these are in docs/serving.md or docs/operations.md: {missing}"

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,6 +249,33 @@ def test_what_ignores_sigterm_is_killed_when_its_grace_is_over(
     assert lines.of("stubborn")[1:] == ["asked to stop", "stopped"]
     assert "did not stop" in caplog.text
     assert not is_held(lock)
+
+
+def test_programs_that_are_stopped_together_share_one_grace(
+    lines: Lines, holder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """All are asked at once, and each only once; those that are stubborn are killed at the same time."""
+    supervisor = Supervisor(lines, stop_grace_s=1.0)
+    for name in ("a", "b", "c"):
+        command = [sys.executable, str(holder), str(tmp_path / name), "stubborn"]
+        supervisor.start(Program(name, command, dict(os.environ)))
+        lines.wait_for(name, "holds")
+    began = time.monotonic()
+
+    supervisor.stop(together=True)
+
+    assert time.monotonic() - began < 2.5
+    assert [lines.of(name)[1:] for name in ("a", "b", "c")] == [["asked to stop", "stopped"]] * 3
+
+
+def test_a_program_inherits_the_files_that_it_is_given(supervisor: Supervisor, lines: Lines, tmp_path: Path):
+    """Such as a socket that several listen on."""
+    with (tmp_path / "shared").open("w+") as shared:
+        shared.write("words")
+        shared.flush()
+        program = running("reader", "import os, sys; print(os.pread(int(sys.argv[1]), 9, 0))", str(shared.fileno()))
+        supervisor.start(replace(program, pass_fds=(shared.fileno(),)))
+        lines.wait_for("reader", "b'words'")
 
 
 def test_a_program_that_waits_for_its_restart_stays_down_after_stop(supervisor: Supervisor, lines: Lines):

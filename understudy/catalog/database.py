@@ -16,13 +16,13 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from understudy.errors import SettingsRefused
+from understudy.errors import NotReady, SettingsRefused
 
 #: What is raised while the database cannot be reached, or is held by another for too long: try again later.
 AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, TimeoutError)
@@ -109,6 +109,27 @@ class Catalog:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Catalog]:
+    """A migrated catalog for the length of one command.
+
+    Raises SettingsRefused for a bad URL and NotReady for a catalog that does not answer: neither names the
+    URL, which may hold a password.
+    """
+    try:
+        catalog = Catalog(url)
+    except (ArgumentError, ImportError) as error:
+        raise SettingsRefused(f"UNDERSTUDY_CATALOG_URL is no URL of a catalog ({type(error).__name__})") from error
+    try:
+        catalog.migrate()
+        yield catalog
+    except OperationalError as error:
+        why = str(error.orig).strip().splitlines()[0]
+        raise NotReady(f"the catalog does not answer: {why}") from error
+    finally:
+        catalog.close()
 
 
 def _prepare_sqlite(engine: Engine) -> None:

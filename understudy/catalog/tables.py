@@ -136,3 +136,16 @@ class ChampionRow(Base):
     at: Mapped[float]
     reason: Mapped[str] = mapped_column(String(1000))
     actor: Mapped[str] = mapped_column(String(200))
+
+
+class ApiKeyRow(Base):
+    """What is kept of an API key: never its secret."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    scopes: Mapped[str] = mapped_column(String(200))  # separated by spaces
+    digest: Mapped[str] = mapped_column(String(64))  # SHA-256 of the secret, hexadecimal
+    rate_limit: Mapped[float | None]  # requests a second; 0: none, NULL: the service's default
+    created_at: Mapped[float]
+    revoked_at: Mapped[float | None]

@@ -24,7 +24,15 @@ def test_alive_is_not_ready(http: httpx.Client, serving: Callable[..., str]):
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").status_code == 503
     version = serving()
-    assert http.get("/readyz").json() == {"ready": True, "model": version, "provider": "cpu", "refused": {}}
+    assert http.get("/readyz").json() == {
+        "ready": True,
+        "stopping": False,
+        "model": version,
+        "provider": "cpu",
+        "variant": "fp32",
+        "fallback": None,
+        "refused": {},
+    }
 
 
 def test_requests_images_batches_and_swaps_are_counted(http: httpx.Client, serving: Callable[..., str]):
@@ -43,6 +51,8 @@ def test_requests_images_batches_and_swaps_are_counted(http: httpx.Client, servi
     assert metric(text, "understudy_batch_images_count") == 2
     assert metric(text, "understudy_swaps_total", outcome="served") == 1
     assert metric(text, "understudy_serving_model", model=version) == 1
+    assert metric(text, "understudy_engine_info", model=version, provider="cpu", variant="fp32") == 1
+    assert metric(text, "understudy_engine_fallback") == 0
 
 
 def test_a_champion_whose_file_is_damaged_is_not_served_and_says_why(

@@ -1,0 +1,95 @@
+"""What one service process holds open: catalog, store, threads, engine, doorbell. Closed in reverse order."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from service.admission import Admission, Rate
+from service.batcher import Lanes
+from service.bodies import Budget
+from service.loading import Loader
+from service.metrics import Metrics
+from service.state import State
+from service.swap import ChampionFollower, EngineSlot
+from understudy import engine, messages, tuning
+from understudy.catalog import Catalog, versions
+from understudy.settings import ServiceSettings
+from understudy.store import Store
+
+#: With several processes, each brings its gauges up to date this often.
+REFRESH_S = 1.0
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[State]:
+    """Everything that the routes need, for as long as the block lasts."""
+    async with contextlib.AsyncExitStack() as stack:
+        catalog = Catalog(settings.catalog_url)
+        stack.callback(catalog.close)
+        await run_in_threadpool(catalog.migrate)
+        store = Store(settings.store_url)
+        lanes = _lanes(settings, stack)
+        clock = asyncio.get_running_loop().time
+        admission = Admission(Rate(1.0, clock), max_images=settings.max_queue, num_lanes=lanes.num_lanes)
+        loader = Loader(store, catalog, settings, lanes, admission, metrics)
+        slot = EngineSlot()
+        follower = _champion_follower(catalog, slot, loader, metrics)
+        _run(stack, follower.follow(settings.champion_poll_s))
+        metrics.read_at_scrape(lambda: metrics.read(slot, admission))
+        if metrics.is_shared:
+            _run(stack, _refresh(metrics))
+        queue = messages.celery_app(settings.broker_url)
+        stack.callback(queue.close)
+        bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
+        held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
+        # What was imported and opened stays: the collector need not look through it again in the middle of a request.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+        yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics)
+
+
+def _lanes(settings: ServiceSettings, stack: contextlib.AsyncExitStack) -> Lanes:
+    """This process' share of the machine: on a CPU a lane of one thread a core; on a GPU one lane, and decoders."""
+    cores = max(1, engine.available_cores() // settings.processes)
+    provider = engine.default_provider() if settings.provider == "auto" else settings.provider
+    num_lanes, threads = tuning.layout(provider, cores)
+    executor = stack.enter_context(ThreadPoolExecutor(num_lanes, thread_name_prefix="lane"))
+    if provider == "cpu":
+        return Lanes(executor, num_lanes, threads)
+    decoders = stack.enter_context(ThreadPoolExecutor(cores, thread_name_prefix="decode"))
+    return Lanes(executor, num_lanes, threads, decoders)
+
+
+def _champion_follower(catalog: Catalog, slot: EngineSlot, loader: Loader, metrics: Metrics) -> ChampionFollower:
+    async def current() -> str | None:
+        champion = await run_in_threadpool(versions.champion, catalog)
+        return champion.version if champion else None
+
+    return ChampionFollower(
+        slot, current=current, load=loader.load, on_swap=lambda version, ok: metrics.swapped(version, succeeded=ok)
+    )
+
+
+async def _refresh(metrics: Metrics) -> None:
+    """Another process may be asked for the numbers of this one, so they are never older than this."""
+    while True:
+        metrics.refresh()
+        await asyncio.sleep(REFRESH_S)
+
+
+def _run(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Run beside the requests until the stack closes."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(end)
