@@ -82,16 +82,16 @@ def load(url: str, *, num_clients: int, num_each: int, timeout_ms: int) -> list[
 
 def test_past_capacity_the_accepted_are_answered_in_time_and_the_others_refused_at_once(slow: Serve, metric: Metric):
     """Nothing but 200 and 503 (and a 504 where the machine stumbles); when the load ends, all is as before."""
-    timeout_s = 1.0
-    with slow() as client:
-        seen = load(str(client.base_url), num_clients=48, num_each=5, timeout_ms=int(1000 * timeout_s))
+    timeout_s, num_clients = 0.5, 48
+    with slow(max_queue=num_clients // 3) as client:  # so that a machine of many cores is past capacity too
+        seen = load(str(client.base_url), num_clients=num_clients, num_each=5, timeout_ms=int(1000 * timeout_s))
         answered = [one.seconds for one in seen if one.status == 200]
         refused = [one for one in seen if one.status == 503]
         late = [one for one in seen if one.status == 504]
         assert len(answered) + len(refused) + len(late) == len(seen)
         assert answered
         assert refused
-        assert len(late) <= len(seen) / 10
+        assert len(late) <= len(seen) / 4
         assert max(answered) < timeout_s + SLACK_S
         assert statistics.median(answered) < timeout_s
         assert all(one.retry_after is not None and int(one.retry_after) >= 1 for one in refused)
