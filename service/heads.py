@@ -75,7 +75,7 @@ def _check_codings(headers: RawHeaders) -> None:
             raise UploadRefused(
                 f"a body in the content coding {value[:100].decode('latin-1')!r} is not taken; send it as it is: images "
                 f"are compressed already",
-                code="unsupported_content_encoding",
+                code="unsupported_media_type",
             )
 
 
