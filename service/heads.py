@@ -73,7 +73,7 @@ def _check_codings(headers: RawHeaders) -> None:
     for value in _values(headers, b"content-encoding"):
         if value.strip().lower() not in (b"", b"identity"):
             raise UploadRefused(
-                f"a body in the content coding {value[:100].decode('latin-1')!r} is not taken; send it as it is: images "
+                f"a body in the content coding {value[:100].decode('latin-1')!r} is not taken; send it uncompressed: images "
                 f"are compressed already",
                 code="unsupported_media_type",
             )
