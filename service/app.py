@@ -7,8 +7,9 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 import understudy
-from service import access, problems, resources
+from service import access, openapi, problems, resources
 from service.direct import Direct
+from service.heads import Heads
 from service.metrics import Metrics
 from service.observed import Observed
 from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models
@@ -19,6 +20,9 @@ A self-improving image classifier. `POST /classify` answers with the champion, `
 unlabeled images, `POST /generations` turns them into a better model; the better model is swapped in
 without a failed request. Errors are RFC 9457 problem details with a stable `code`.
 """
+
+#: Requests that are documents, as that for a generation, are read whole into memory: a recipe is never longer.
+MAX_DOCUMENT_BYTES = 2**20
 
 
 def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> FastAPI:
@@ -50,11 +54,15 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering = APIRouter(max_body_size=settings.max_request_bytes)
     answering.include_router(classify.router)
     answering.include_router(infer.router)
-    nouns = (ingest, labeled, jobs, models, deployments, health)
-    for router in (answering, *(noun.router for noun in nouns)):
+    asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
+    for router in (jobs.router, models.router, deployments.router, health.router):
+        asking.include_router(router)
+    for router in (answering, ingest.router, labeled.router, asking):
         app.include_router(router)
     problems.install(app)
+    openapi.describe(app)
     app.add_middleware(Direct)
+    app.add_middleware(Heads)
     if guard is not None:
         access.describe(app)
         app.add_middleware(access.Guarded, guard=guard)

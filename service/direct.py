@@ -24,6 +24,8 @@ class Usual:
 
 
 CLASSIFY = Usual("/classify")
+#: Digits of the longest time that a client may give.
+MAX_DIGITS = len(str(MAX_TIMEOUT_MS))
 #: Content types of a raw body besides image/*: curl says the second unless told otherwise.
 RAW = (b"application/octet-stream", b"application/x-www-form-urlencoded", b"")
 
@@ -68,5 +70,6 @@ def is_usual(headers: dict[bytes, bytes], max_bytes: int) -> bool:
         and int(length) <= max_bytes
         and b"content-encoding" not in headers
         and timeout.isdigit()
+        and len(timeout) <= MAX_DIGITS  # int() refuses thousands of them with an error of its own
         and 1 <= int(timeout) <= MAX_TIMEOUT_MS
     )

@@ -27,6 +27,8 @@ _JOB: dict[str, Any] = {
 }
 _QUEUED = _JOB | {"state": "queued", "step": None, "done": 0, "total": None, "result": None, "attempt": 0}
 
+#: A picture of one red pixel, in base64.
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
 CLASSIFIED: dict[str, Any] = {
     "model": "g0003-8f2c1a",
     "predictions": [

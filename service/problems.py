@@ -1,5 +1,6 @@
 """Errors to RFC 9457 problem details. The one place that knows which status belongs to which error."""
 
+import logging
 import math
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy import errors
+from understudy.catalog import database
 from understudy.errors import UnderstudyError
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 #: Ask a refused client to come back after this long, if nothing better is known. Longer than the other makes
@@ -24,7 +28,13 @@ RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 30
 PROTOCOL_PATH = "/v2"
 
 #: The first that fits decides: codes before classes, special classes before general ones.
-STATUS_OF_CODE = {"not_an_image": 415, "unsupported_media_type": 415, "json_too_large": 413, "body_too_large": 413}
+STATUS_OF_CODE = {
+    "not_an_image": 415,
+    "unsupported_media_type": 415,
+    "bad_form": 400,
+    "json_too_large": 413,
+    "body_too_large": 413,
+}
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
     (errors.BodyTimeout, 408),
@@ -70,6 +80,16 @@ IN_TIME: dict[int | str, dict[str, Any]] = {
 }
 
 
+def may_be(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: a route's own refusals, besides those that ``openapi`` gives to every route of its kind."""
+    described = {
+        404: "There is nothing of that name.",
+        409: "It contradicts what is there already.",
+        503: RESPONSES[503]["description"],
+    }
+    return {status: {"model": ProblemDetails, "description": described[status]} for status in statuses}
+
+
 def status_of(error: UnderstudyError) -> int:
     """The HTTP status of an error of ours."""
     by_class = next(status for kind, status in STATUS_OF_ERROR if isinstance(error, kind))
@@ -80,6 +100,7 @@ def answer(
     status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, path: str = ""
 ) -> JSONResponse:
     """A problem as a response to a request for ``path``."""
+    detail = detail.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, as JSON may have, is no text
     body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
     spoken = {"error": detail} if f"{path}/".startswith(f"{PROTOCOL_PATH}/") else {}
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
@@ -124,7 +145,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def from_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = CODE_OF_STATUS.get(error.status_code, f"http_{error.status_code}")
-        return answer(error.status_code, code, str(error.detail), dict(error.headers or {}), path=request.url.path)
+        headers = dict(error.headers or {}) | (_allowed(request) if error.status_code == 405 else {})
+        return answer(error.status_code, code, str(error.detail), headers, path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -136,6 +158,21 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> JSONResponse:
         return gone()
+
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        log.warning("%s: the catalog is away: %s", request.method, error)
+        detail = "the catalog cannot be reached or is busy; /classify goes on, try again soon"
+        return answer(503, "catalog_away", detail, path=request.url.path)
+
+    for kind in database.AWAY:
+        app.add_exception_handler(kind, away)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of a path: the framework names those of one route only, and a path may have several."""
+    path = getattr(request.scope.get("route"), "path", "")
+    methods = sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {}))
+    return {"Allow": ", ".join(methods)} if methods else {}
 
 
 class _BodyLimitSpoken:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from understudy.records import WholeNumber
+
 T = TypeVar("T")
 
 
@@ -27,8 +29,14 @@ class ClassifyBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[str] = Field(min_length=1, description="each an encoded image (JPEG, PNG, ...) in base64")
-    top_k: int | None = Field(None, ge=1, le=1000, description="how many classes to answer; overrides the query")
+    images: list[str] = Field(
+        min_length=1,
+        description="each an encoded image (JPEG, PNG, ...) in base64",
+        json_schema_extra={"items": {"type": "string", "format": "byte"}},
+    )
+    top_k: WholeNumber | None = Field(
+        None, ge=1, le=1000, description="how many classes to answer; overrides the query"
+    )
 
 
 class Page(BaseModel, Generic[T]):

@@ -118,11 +118,15 @@ class ChampionFollower:
 
     async def follow(self, poll_s: float) -> None:
         """Look for ever. Whatever fails (the catalog is away), the engine that serves goes on serving."""
+        is_away = False
         while True:
             try:
                 await self.step()
+                is_away = False
             except Exception:
-                log.exception("could not look for a new champion; %s goes on serving", self._slot.version)
+                if not is_away:  # said once, and not at every look
+                    log.exception("could not look for a new champion; %s goes on serving", self._slot.version)
+                is_away = True
             await asyncio.sleep(poll_s)
 
 

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
+from service import forms
 from service.state import State
 from understudy import messages, store
 from understudy.catalog import jobs
@@ -108,7 +109,7 @@ async def _uploads(request: Request, arrival: _Arrival) -> AsyncIterator[Upload]
         name = request.query_params.get("name", "body")
         yield await _store(request.stream(), arrival, 0, name, arrival.split)
         return
-    async with request.form(max_files=MAX_FILES, max_fields=16) as form:
+    async with forms.read(request, max_files=MAX_FILES) as form:
         files = [(field, value) for field, value in form.multi_items() if isinstance(value, UploadFile)]
         for index, (field, file) in enumerate(files):
             name = file.filename or f"file-{index}"

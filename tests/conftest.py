@@ -205,7 +205,7 @@ def promote(opened: tuple[Catalog, Store]) -> Callable[..., str]:
     return published
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def served() -> Callable[..., AbstractContextManager[str]]:
     """Run a service with other settings, or on a socket of the test's own."""
     return _served

@@ -45,6 +45,9 @@ _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy":
 #: What an NVIDIA driver makes, on Linux and in WSL.
 _GPU_DEVICES = ("nvidiactl", "nvidia0", "dxg")
 
+#: Where a graph's external weights are looked for: an artifact is one file, so nowhere.
+_NOWHERE = "/dev/null/nowhere"
+
 #: CUDA multiplies in TF32; three decimal digits are what it can promise.
 _GPU_TOLERANCE = 5e-3
 
@@ -247,6 +250,8 @@ def _session(artifact: bytes, provider: str, threads: int, arena: bool) -> ort.I
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
     options.log_severity_level = 3
+    # Otherwise a graph could have any file of the working directory read as its weights.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     if provider in GPU_PROVIDERS:
         ort.preload_dlls()  # finds the CUDA libraries that came with PyTorch's wheels
     # TensorRT leaves the nodes that it does not know to the next provider.

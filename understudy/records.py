@@ -4,13 +4,25 @@ A record says what was true when it was written; changing one means making anoth
 """
 
 import enum
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 #: A bucket's name is part of object keys and URLs: lower case, so that no file system confuses two.
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+#: The ids of jobs and versions are of this form, whatever they name; a database need not be asked for others.
+NAME_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,99}$"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -34,6 +46,20 @@ Timestamp = Annotated[
     PlainSerializer(_to_iso, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+
+
+def _as_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("not a number")
+    return value
+
+
+#: An integer as JSON has them: 2 and 2.0, and neither "2" nor true.
+WholeNumber = Annotated[int, BeforeValidator(_as_number)]
+
+
+#: What is free in a document nests no deeper: recipes do not, and serializers give up at some hundred levels.
+MAX_DEPTH = 32
 
 
 class Record(BaseModel):
@@ -472,13 +498,29 @@ class GenerationState(enum.StrEnum):
         return self in (GenerationState.PROMOTED, GenerationState.REFUSED, GenerationState.FAILED)
 
 
+def _depth(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return 1 + max(map(_depth, children), default=-1)
+
+
+def _storable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Python takes for JSON and a database does not: NaN, half a surrogate pair, endless depth."""
+    try:
+        json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+        if (depth := _depth(fields)) > MAX_DEPTH:
+            raise ValueError(f"{depth} levels deep; at most {MAX_DEPTH} are taken")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a JSON object that can be kept: {error}") from error
+    return fields
+
+
 class GenerationRequest(Record):
     """What was asked of a generation."""
 
     student: str | None = None  #: architecture; None: the recipe's own choice
     recipe: str | None = None  #: name; None: as the generation before, or the default
-    overrides: dict[str, Any] = {}  #: recipe fields to replace
-    seed: int = Field(0, ge=0, lt=2**31)
+    overrides: Annotated[dict[str, Any], AfterValidator(_storable)] = {}  #: recipe fields to replace
+    seed: WholeNumber = Field(0, ge=0, lt=2**31)
     weights: Sha256 | None = None  #: of an uploaded safetensors file to start from
 
 

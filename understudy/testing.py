@@ -27,6 +27,8 @@ NUM_PROBES = 2
 DARK = 40.0
 #: Old enough for every ONNX Runtime that we accept, new enough for axes as an input of ReduceMean.
 OPSET, IR_VERSION = 18, 9
+#: Side of the matrices that a slow model multiplies: 16.8 million multiplications each.
+WORK_SIZE = 256
 
 
 def class_colours(num_classes: int) -> npt.NDArray[np.float32]:
@@ -55,18 +57,21 @@ def tiny_artifact(
     rotated_by: int = 0,
     sharpness: float = 10.0,
     is_fragile: bool = False,
+    work: int = 0,
 ) -> tuple[bytes, ModelCard]:
     """A model and its card, ready for ``registry.publish``.
 
     ``rotated_by`` makes it wrong: each colour gets the name of the class so many places further on.
     ``sharpness`` is how sure it is of itself; another value gives another version. ``is_fragile`` makes it
     answer NaN for a picture in which a colour is missing, as all of ``picture`` are, though not for its probe.
+    ``work`` makes it slow: so many products of matrices an image, about a quarter of a millisecond each, that
+    change nothing.
     """
     colours = np.roll(class_colours(len(classes)), -rotated_by, axis=0)
     # The nearest colour p has the largest 2 x·p - |p|²: a linear layer on the mean colour x.
     weight = (2.0 * sharpness * colours.T / 255.0).astype(np.float32)  # (3, C)
     bias = (-sharpness * (colours**2).sum(axis=1)).astype(np.float32)  # (C,)
-    artifact = _graph(weight, bias, size, is_fragile).SerializeToString()
+    artifact = _graph(weight, bias, size, is_fragile, work).SerializeToString()
     version = version_id(generation, artifact)
     return artifact, ModelCard(
         version=version,
@@ -106,7 +111,7 @@ def tiny_evaluation(version: str, classes: Sequence[str]) -> Evaluation:
 
 
 def _graph(
-    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int, is_fragile: bool
+    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int, is_fragile: bool, work: int
 ) -> onnx.ModelProto:
     # The root of a colour that is nearly missing, less DARK, is no number; times nothing it changes no other picture.
     breaking = [
@@ -120,7 +125,8 @@ def _graph(
         helper.make_node("ReduceMean", ["floats", "axes"], ["colour"], keepdims=0),
         *(breaking if is_fragile else ()),
         helper.make_node("Gemm", ["seen" if is_fragile else "colour", "weight", "bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], [OUTPUT], axis=1),
+        *_labour(work),
+        helper.make_node("Softmax", ["logits_after_work" if work else "logits"], [OUTPUT], axis=1),
     ]
     constants = {"dark": DARK, "nothing": 0.0} if is_fragile else {}
     graph = helper.make_graph(
@@ -138,6 +144,30 @@ def _graph(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     return model
+
+
+def _labour(work: int) -> list[onnx.NodeProto]:
+    """``logits`` to ``logits_after_work``, which are the same: plus nought times the mean of a product of matrices."""
+    if not work:
+        return []
+    shape = numpy_helper.from_array(np.array([WORK_SIZE, WORK_SIZE], dtype=np.int64))
+    mean = numpy_helper.from_array(np.array([1.0 / WORK_SIZE], dtype=np.float32))
+    nought = numpy_helper.from_array(np.array(0.0, dtype=np.float32))
+    last = numpy_helper.from_array(np.array([-1], dtype=np.int64))
+    return [
+        helper.make_node("Constant", [], ["work_shape"], value=shape),
+        helper.make_node("ConstantOfShape", ["work_shape"], ["work_matrix"], value=mean),
+        helper.make_node("Constant", [], ["last"], value=last),
+        helper.make_node("ReduceMean", ["colour", "last"], ["grey"]),  # (N, 1)
+        helper.make_node("Unsqueeze", ["grey", "last"], ["grey_matrix"]),  # (N, 1, 1)
+        helper.make_node("Mul", ["grey_matrix", "work_matrix"], ["product0"]),  # (N, WORK_SIZE, WORK_SIZE)
+        *(helper.make_node("MatMul", [f"product{i}", "work_matrix"], [f"product{i + 1}"]) for i in range(work)),
+        helper.make_node("ReduceMean", [f"product{work}", "axes"], ["work_mean"], keepdims=0),  # (N)
+        helper.make_node("Unsqueeze", ["work_mean", "last"], ["work_column"]),
+        helper.make_node("Constant", [], ["nought"], value=nought),
+        helper.make_node("Mul", ["work_column", "nought"], ["no_change"]),
+        helper.make_node("Add", ["logits", "no_change"], ["logits_after_work"]),
+    ]
 
 
 def _probe(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], size: int) -> Probe:

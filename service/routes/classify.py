@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from service import bodies, examples
+from service import bodies, examples, forms
 from service.batcher import Batcher
 from service.bodies import Allowance
 from service.clients import Patience, Timeout
@@ -24,7 +24,7 @@ from service.state import Service, State
 from service.turn import turn
 from understudy import images
 from understudy.engine import Probabilities
-from understudy.errors import ImageRefused, UploadRefused
+from understudy.errors import DeadlineExceeded, ImageRefused, UploadRefused
 from understudy.records import Classified, ClassProbability, Prediction, Problem
 
 router = APIRouter(tags=["classify"])
@@ -43,12 +43,15 @@ _BODIES: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {
+                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+                    },
+                    "required": ["file"],
                 }
             },
             "application/json": {
                 "schema": ClassifyBody.model_json_schema(),
-                "example": {"images": ["iVBORw0KGgo..."], "top_k": 3},
+                "example": {"images": [examples.PICTURE], "top_k": 3},
             },
         },
     }
@@ -115,6 +118,9 @@ async def _classify(
     waiting = [batcher.classify(partial(images.load, one.data, preprocessing), deadline, best) for one in sent]
     if len(waiting) > 1:
         answers: list[Ranking | BaseException] = await asyncio.gather(*waiting, return_exceptions=True)
+        for late in answers:
+            if isinstance(late, DeadlineExceeded):
+                raise late  # here, where it is counted
         return answers
     try:
         return [await waiting[0]]
@@ -191,7 +197,7 @@ async def _from_form(request: Request, share: Allowance, max_images: int) -> lis
     """The files of a form. They wait on disk while the form is read; then they are held as any body is."""
     async with (
         bodies.within(share.budget.timeout_s),
-        request.form(max_files=max_images, max_fields=16) as form,
+        forms.read(request, max_files=max_images) as form,
     ):
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         share.raise_to(sum(file.size or 0 for file in files))

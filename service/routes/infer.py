@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Header, Path, Request, Response
 
 import understudy
-from service import bodies, problems, protocol, tensors
+from service import bodies, examples, problems, protocol, tensors
 from service.batcher import Batcher
 from service.clients import Patience, Timeout
 from service.protocol import IndexEntry, InferRequest, InferResponse, ModelMetadata, ModelReady, ProtocolProblem
@@ -65,7 +65,7 @@ _INFER_BODY: dict[str, Any] = {
                 "schema": _json_schema(InferRequest),
                 "example": {
                     "id": "42",
-                    "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo..."]}],
+                    "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [examples.PICTURE]}],
                     "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}],
                 },
             },

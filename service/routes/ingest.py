@@ -13,17 +13,21 @@ from understudy.records import BUCKET_PATTERN, BucketSummary, Job, JobKind
 
 router = APIRouter(tags=["ingest"])
 
+_BYTES = {"type": "string", "format": "binary", "minLength": 1}
 UPLOAD_BODIES: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "application/zip": {"schema": {"type": "string", "format": "binary"}},
-            "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": _BYTES},
+            "application/zip": {"schema": _BYTES},
+            "application/x-tar": {"schema": _BYTES},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {
+                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+                    },
+                    "required": ["file"],
                 }
             },
         },

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from service import examples, uploads
@@ -56,24 +57,42 @@ async def labeled(
     A second multipart file `holdout` is frozen for evaluation and the gate; without one a share of the first
     set is. The first labeled set opens generation 0, which trains the first teacher.
     """
-    asked = GenerationRequest(student=student, recipe=recipe, overrides=_fields(overrides), weights=weights, seed=seed)
+    asked = _asked(student=student, recipe=recipe, overrides=_fields(overrides), weights=weights, seed=seed)
     params = {"holdout_fraction": holdout_fraction, "request": asked.model_dump(mode="json")}
     job = await uploads.receive(request, service, JobKind.LABELED, params=params, split="labeled")
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 
 
+def _asked(**fields: Any) -> GenerationRequest:
+    try:
+        return GenerationRequest(**fields)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RecipeRefused(faults, code="invalid_request") from error
+
+
 def _fields(text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise RecipeRefused(f"overrides={text[:100]!r} is not JSON: {error}", code="invalid_request") from error
     if not isinstance(fields, dict):
         raise RecipeRefused(f"overrides={text[:100]!r} is not a JSON object of recipe fields", code="invalid_request")
     return fields
 
 
-@router.post("/weights", status_code=201, responses=RESPONSES)
+@router.post(
+    "/weights",
+    status_code=201,
+    responses=RESPONSES,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
 async def weights(request: Request, service: Service) -> Weights:
     """Store pretrained weights: a safetensors file as the raw body (no pickle is ever read)."""
     digest, num_bytes = hashlib.sha256(), 0

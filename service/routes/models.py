@@ -6,13 +6,20 @@ from fastapi import APIRouter, Path, Query, Response
 
 from service import examples
 from service.clients import Actor
-from service.problems import RESPONSES
+from service.problems import RESPONSES, may_be
 from service.schemas import Moment, Page
 from service.state import Service
 from understudy import registry
 from understudy.catalog import generations, versions
 from understudy.errors import NotFound
-from understudy.records import Championship, Generation, GenerationRequest, ModelVersion, Rollback
+from understudy.records import (
+    NAME_PATTERN,
+    Championship,
+    Generation,
+    GenerationRequest,
+    ModelVersion,
+    Rollback,
+)
 
 router = APIRouter(tags=["models"])
 
@@ -23,7 +30,7 @@ def every(service: Service) -> Page[ModelVersion]:
     return Page(items=versions.every(service.catalog))
 
 
-@router.get("/models/champion", responses=RESPONSES)
+@router.get("/models/champion", responses=may_be(404, 503))
 def champion(
     service: Service,
     at: Annotated[
@@ -44,7 +51,7 @@ def champion(
     return versions.get(service.catalog, then.version)
 
 
-@router.post("/models/rollback", responses=RESPONSES)
+@router.post("/models/rollback", responses=may_be(404, 409))
 def roll_back(service: Service, actor: Actor, request: Rollback) -> Championship:
     """Make a former champion the champion again: every service process serves it within seconds.
 
@@ -61,13 +68,15 @@ def history(service: Service) -> Page[Championship]:
 
 
 @router.get("/models/{version}")
-def model(service: Service, version: str) -> ModelVersion:
+def model(service: Service, version: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelVersion:
     """One model version."""
     return versions.get(service.catalog, version)
 
 
 @router.post(
-    "/generations", status_code=202, responses=RESPONSES | examples.of(202, examples.GENERATION, "It is open.")
+    "/generations",
+    status_code=202,
+    responses=RESPONSES | may_be(409) | examples.of(202, examples.GENERATION, "It is open."),
 )
 def open_generation(service: Service, response: Response, request: GenerationRequest | None = None) -> Generation:
     """Open the next generation: label what is not labeled yet, select, train a student, let the gate judge it."""

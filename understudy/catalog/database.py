@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -24,6 +24,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from understudy.errors import NotReady, SettingsRefused
 
+#: What is raised while the database cannot be reached, or is held by another for too long: try again later.
+AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, TimeoutError)
 #: Wait this long for another writer. Transactions are short; a lock held longer is a fault.
 BUSY_TIMEOUT_MS = 10_000
 #: Any constant will do: it names the migration lock among PostgreSQL's advisory locks.
