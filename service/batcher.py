@@ -179,9 +179,9 @@ class Batcher:
     def _answer(self, batch: list[Waiting], seconds: float, done: asyncio.Future[list[Any]]) -> None:
         self._num_busy -= 1
         error = done.exception()
-        if error is None:
-            self.on_batch(len(batch), seconds)
         answers = [error] * len(batch) if error is not None else done.result()
+        if num_predicted := sum(not isinstance(one, BaseException) for one in answers):
+            self.on_batch(num_predicted, seconds)
         for waiting, answer in zip(batch, answers, strict=True):
             if waiting.answer.done():
                 continue
