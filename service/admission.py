@@ -6,8 +6,7 @@ wait. It knows nothing of HTTP, of models or of what an image is.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from understudy.errors import Overloaded
 
@@ -88,18 +87,15 @@ class Admission:
             limit = f"only {num_in_time:.0f} can be answered in the {timeout_s:.2g} s that yours has"
             raise self._overloaded(limit, total - num_in_time)
 
-    @contextmanager
-    def enter(self, num_images: int, timeout_s: float) -> Iterator[None]:
-        """Accept images for as long as the block lasts; its end without an error is their answer. Raises Overloaded."""
+    def accept(self, num_images: int, timeout_s: float) -> None:
+        """From now on these images wait for their answer. Raises Overloaded."""
         self.require_room(num_images, timeout_s)
         self.num_images += num_images
-        num_answered = 0
-        try:
-            yield
-            num_answered = num_images
-        finally:
-            self.num_images -= num_images
-            self.rate.completed(num_answered, is_busy=self.num_images >= self._num_lanes)
+
+    def leave(self, num_images: int, *, are_answered: bool) -> None:
+        """They wait no more."""
+        self.num_images -= num_images
+        self.rate.completed(num_images if are_answered else 0, is_busy=self.num_images >= self._num_lanes)
 
     def _overloaded(self, limit: str, num_too_many: float) -> Overloaded:
         return Overloaded(

@@ -5,9 +5,11 @@ engine's measured seconds a batch and from how fast images arrive. It knows noth
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -172,28 +174,44 @@ class Batcher:
         if not batch:
             return
         self._num_busy += 1
-        began = loop.time()
-        running = loop.run_in_executor(self.lanes.executor, _run, engine, batch)
-        running.add_done_callback(lambda done: self._answer(batch, loop.time() - began, done))
+        # Not by run_in_executor: its two futures and their chaining cost as much as all the rest of this class.
+        self.lanes.executor.submit(
+            _work,
+            engine,
+            batch,
+            lambda answers, seconds: loop.call_soon_threadsafe(self._answer, batch, answers, seconds),
+        )
 
-    def _answer(self, batch: list[Waiting], seconds: float, done: asyncio.Future[list[Any]]) -> None:
+    def _answer(self, batch: Sequence[Waiting], answers: Sequence[Any], seconds: float) -> None:
         self._num_busy -= 1
-        error = done.exception()
-        answers = [error] * len(batch) if error is not None else done.result()
-        if num_predicted := sum(not isinstance(one, BaseException) for one in answers):
-            self.on_batch(num_predicted, seconds)
+        num_predicted = 0
         for waiting, answer in zip(batch, answers, strict=True):
+            is_fault = isinstance(answer, BaseException)
+            num_predicted += not is_fault
             if waiting.answer.done():
                 continue
-            if isinstance(answer, BaseException):
+            if is_fault:
                 waiting.answer.set_exception(answer)
             else:
                 waiting.answer.set_result(answer)
+        if num_predicted:
+            self.on_batch(num_predicted, seconds)
         self._dispatch()
 
 
+def _work(engine: Engine, batch: Sequence[Waiting], tell: Callable[[Sequence[Any], float], Any]) -> None:
+    """A batch, in its lane: ``tell`` the event loop an answer or an error for each image, and the seconds it took."""
+    began = time.perf_counter()
+    try:
+        answers = _run(engine, batch)
+    except Exception as error:
+        answers = [error] * len(batch)
+    with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+        tell(answers, time.perf_counter() - began)
+
+
 def _run(engine: Engine, batch: Sequence[Waiting]) -> list[Any]:
-    """A batch, in its lane: an answer or an error for each image. One that cannot be prepared harms no other."""
+    """An image that cannot be prepared has its error for an answer, and harms no other."""
     answers: dict[int, Any] = {}
     inputs: dict[int, Pixels] = {}
     for index, waiting in enumerate(batch):

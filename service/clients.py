@@ -4,12 +4,9 @@ A server that works for clients who have gone, or whose time is over, has less f
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
-from starlette.requests import ClientDisconnect
 
 #: Nobody waits longer than an hour for a picture's name.
 MAX_TIMEOUT_MS = 3_600_000
@@ -48,32 +45,3 @@ class Patience:
     def deadline(self) -> float:
         """By the event loop's clock. Ask when the whole request is here."""
         return (self._clock() if self._arrived is None else self._arrived) + self.timeout_s
-
-
-@asynccontextmanager
-async def present(request: Request) -> AsyncIterator[None]:
-    """Cancel the block when the client goes, and raise ClientDisconnect in its place. The body must have been read."""
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-    finally:
-        watching.cancel()
-    if gone:
-        task.uncancel()
-        with suppress(asyncio.CancelledError):  # if the block had ended before the cancellation came
-            await asyncio.sleep(0)
-        raise ClientDisconnect

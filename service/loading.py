@@ -87,7 +87,7 @@ class Loader:
             lone=wide if timing.is_lone_faster else None,
             is_alone=lambda: self.admission.is_alone,
             max_wait_s=self.settings.max_wait_ms / 1000,
-            on_batch=partial(self.metrics.ran_batch, version),
+            on_batch=self.metrics.batches(version),
         )
 
     def _fastest_variant(self, loaded: Engine, is_serving: bool) -> Engine:

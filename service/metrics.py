@@ -165,10 +165,15 @@ class Metrics:
             registry=self.registry,
         )
 
-    def ran_batch(self, version: str, num_images: int, seconds: float) -> None:
-        """Count a batch."""
-        self.batch_images.observe(num_images)
-        self.batch_seconds.labels(version).observe(seconds)
+    def batches(self, version: str) -> Callable[[int, float], None]:
+        """What counts a model's batches: images and seconds."""
+        seconds_of_model = self.batch_seconds.labels(version)
+
+        def ran(num_images: int, seconds: float) -> None:
+            self.batch_images.observe(num_images)
+            seconds_of_model.observe(seconds)
+
+        return ran
 
     def loaded(self, engine: Engine, tuning: Tuning) -> None:
         """Show what was chosen for a model, and from what."""

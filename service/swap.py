@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 10.0
 
 
-@dataclass
-class _Serving:
+@dataclass(eq=False)
+class Lease:
+    """What holds an engine: one for all who hold it."""
+
     batcher: Batcher
     num_leases: int = 0
     drained: asyncio.Event = field(default_factory=asyncio.Event)
@@ -34,7 +36,7 @@ class EngineSlot:
     """Holds the engine that serves. Used from one event loop, so an assignment is all the locking there is."""
 
     def __init__(self) -> None:
-        self._serving: _Serving | None = None
+        self._serving: Lease | None = None
 
     @property
     def version(self) -> str | None:
@@ -45,9 +47,8 @@ class EngineSlot:
     def num_waiting(self) -> int:
         return self._serving.batcher.num_waiting if self._serving else 0
 
-    @contextmanager
-    def lease(self) -> Iterator[Batcher]:
-        """The engine of this moment, kept until the block ends, whatever is swapped meanwhile. Raises NoChampion."""
+    def take(self) -> Lease:
+        """The engine of this moment, kept until it is given back, whatever is swapped meanwhile. Raises NoChampion."""
         serving = self._serving
         if serving is None:
             raise NoChampion(
@@ -55,16 +56,26 @@ class EngineSlot:
                 "generation 0 to be promoted; GET /generations shows how far it is"
             )
         serving.num_leases += 1
+        return serving
+
+    def give_back(self, lease: Lease) -> None:
+        """The last lease of an engine that serves no more frees it."""
+        lease.num_leases -= 1
+        if lease.num_leases == 0 and lease is not self._serving:
+            lease.drained.set()
+
+    @contextmanager
+    def lease(self) -> Iterator[Batcher]:
+        """The same for a block."""
+        lease = self.take()
         try:
-            yield serving.batcher
+            yield lease.batcher
         finally:
-            serving.num_leases -= 1
-            if serving.num_leases == 0 and serving is not self._serving:
-                serving.drained.set()
+            self.give_back(lease)
 
     def swap(self, batcher: Batcher) -> asyncio.Event:
         """Serve new requests with ``batcher``. The event is set when the old engine has ended its last request."""
-        old, self._serving = self._serving, _Serving(batcher)
+        old, self._serving = self._serving, Lease(batcher)
         if old is None:
             drained = asyncio.Event()
             drained.set()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -25,7 +26,7 @@ from service.turn import turn
 from understudy import images
 from understudy.engine import Probabilities
 from understudy.errors import DeadlineExceeded, ImageRefused, UploadRefused
-from understudy.records import Classified, ClassProbability, Prediction, Problem
+from understudy.records import Classified
 
 router = APIRouter(tags=["classify"])
 
@@ -101,12 +102,13 @@ async def answer(request: Request, service: State, top_k: int, timeout_ms: int |
             else:
                 ask = partial(_classify, top_k=top_k)
                 batcher, answers = await traffic.classify(batcher, ask, sent, deadline, _called, share.num_bytes)
-    predictions = tuple(_prediction(service, batcher, one, got) for one, got in zip(sent, answers, strict=True))
+    predictions = [_prediction(service, batcher, one, got) for one, got in zip(sent, answers, strict=True)]
     if len(answers) == 1 and isinstance(answers[0], ImageRefused):
         raise answers[0]
-    service.metrics.images.labels(batcher.engine.version).inc(sum(one.problem is None for one in predictions))
-    classified = Classified(model=batcher.engine.version, predictions=predictions)
-    return Response(classified.model_dump_json(), media_type="application/json")
+    service.metrics.images.labels(batcher.engine.version).inc(sum(one["problem"] is None for one in predictions))
+    return Response(
+        to_json({"model": batcher.engine.version, "predictions": predictions}), media_type="application/json"
+    )
 
 
 async def _classify(
@@ -144,16 +146,17 @@ def _called(ranking: Ranking) -> int:
     return ranking[0][0]
 
 
-def _prediction(service: State, batcher: Batcher, sent: _Sent, got: Ranking | BaseException) -> Prediction:
+def _prediction(service: State, batcher: Batcher, sent: _Sent, got: Ranking | BaseException) -> dict[str, Any]:
+    """As the record Prediction is in JSON; making one for every class would cost as much as the ranking did."""
     if isinstance(got, ImageRefused):
         service.metrics.refused_images.labels(got.code).inc()
-        return Prediction(name=sent.name, problem=Problem(code=got.code, detail=str(got)))
+        problem = {"code": got.code, "detail": str(got)}
+        return {"name": sent.name, "label": None, "probability": None, "classes": [], "problem": problem}
     if isinstance(got, BaseException):
         raise got
     labels = batcher.engine.card.classes
-    classes = tuple(ClassProbability(label=labels[index], probability=probability) for index, probability in got)
-    first = classes[0]
-    return Prediction(name=sent.name, label=first.label, probability=first.probability, classes=classes)
+    classes = [{"label": labels[index], "probability": probability} for index, probability in got]
+    return {"name": sent.name} | classes[0] | {"classes": classes, "problem": None}
 
 
 async def _read(request: Request, service: State, share: Allowance, top_k: int) -> tuple[Sequence[_Sent], int]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from understudy.records import Classified
 from understudy.testing import picture
 
 RED = picture(0, 3)
@@ -56,6 +57,14 @@ def test_several_files_are_answered_in_their_order_with_their_names(http: httpx.
     files = [("file", (f"{i}.png", picture(i, 3), "image/png")) for i in (2, 0, 1)]
     predictions = http.post("/classify", files=files).json()["predictions"]
     assert [(p["name"], p["label"]) for p in predictions] == [("2.png", "blue"), ("0.png", "red"), ("1.png", "green")]
+
+
+def test_an_answer_is_the_record_that_the_openapi_document_promises(http: httpx.Client, serving: Serving):
+    """Every field, with and without a problem; nothing more."""
+    serving()
+    files = [("file", ("a.png", RED)), ("file", ("b.png", b"nonsense"))]
+    for answer in (http.post("/classify", files=files), http.post("/classify", content=RED)):
+        assert Classified.model_validate_json(answer.content).model_dump(mode="json") == answer.json()
 
 
 def test_base64_json_is_classified(http: httpx.Client, serving: Serving):
