@@ -107,7 +107,7 @@ class Batcher:
         if self.lanes.decoders is None:
             return await self._enqueue(prepare, deadline, finish)
         loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self.lanes.decoders, _in_time, prepare, deadline, loop.time)
+        pixels = await loop.run_in_executor(self.lanes.decoders, _in_time, prepare, deadline)
         return await self._enqueue(lambda: pixels, deadline, finish)
 
     async def predict(self, pixels: Pixels, deadline: float) -> Probabilities:
@@ -129,11 +129,16 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._num_busy < self.lanes.num_lanes and self._drop_the_late(loop.time()):
+        while self._num_busy < self._max_busy and self._drop_the_late(loop.time()):
             if is_patient and (wait_s := self._worth_waiting()) > 0:
                 self._timer = loop.call_later(wait_s, lambda: self._dispatch(is_patient=False))
                 return
             self._send(loop)
+
+    @property
+    def _max_busy(self) -> int:
+        """Batches that are under way at once. Where larger ones gain nothing, the next lies ready for a lane to take."""
+        return self.lanes.num_lanes + (1 if self.tuning.max_batch == 1 else 0)
 
     def _worth_waiting(self) -> float:
         """How long company is worth waiting for, in seconds: 0 if the batch shall leave now.
@@ -184,6 +189,7 @@ class Batcher:
 
     def _answer(self, batch: Sequence[Waiting], answers: Sequence[Any], seconds: float) -> None:
         self._num_busy -= 1
+        self._dispatch()  # first, so that the lane works while these are being answered
         num_predicted = 0
         for waiting, answer in zip(batch, answers, strict=True):
             is_fault = isinstance(answer, BaseException)
@@ -196,7 +202,6 @@ class Batcher:
                 waiting.answer.set_result(answer)
         if num_predicted:
             self.on_batch(num_predicted, seconds)
-        self._dispatch()
 
 
 def _work(engine: Engine, batch: Sequence[Waiting], tell: Callable[[Sequence[Any], float], Any]) -> None:
@@ -215,8 +220,11 @@ def _run(engine: Engine, batch: Sequence[Waiting]) -> list[Any]:
     answers: dict[int, Any] = {}
     inputs: dict[int, Pixels] = {}
     for index, waiting in enumerate(batch):
+        if waiting.answer.done():  # its client has gone: nobody hears this
+            answers[index] = _too_late()
+            continue
         try:
-            inputs[index] = waiting.prepare()
+            inputs[index] = _in_time(waiting.prepare, waiting.deadline)
         except Exception as error:
             answers[index] = error
     if inputs:
@@ -225,9 +233,9 @@ def _run(engine: Engine, batch: Sequence[Waiting]) -> list[Any]:
     return [answers[index] for index in range(len(batch))]
 
 
-def _in_time(prepare: Prepare, deadline: float, clock: Callable[[], float]) -> Pixels:
+def _in_time(prepare: Prepare, deadline: float) -> Pixels:
     """Prepare an image whose turn has come, unless it has come too late."""
-    if deadline <= clock():
+    if deadline <= time.monotonic():  # the clock of asyncio's and of uvloop's event loops
         raise _too_late()
     return prepare()
 

@@ -303,3 +303,22 @@ async def test_what_is_asked_for_is_made_of_the_probabilities_in_the_lane(engine
         lambda: image(9), in_time(), lambda row: (int(row[0]), threading.get_ident() == here)
     )
     assert answer == (9, False)
+
+
+async def test_where_batches_gain_nothing_the_next_image_lies_ready_for_the_lane(engine: GatedEngine, batcher: Any):
+    """One runs, one lies ready, one waits; whose time is over while it lies ready is not even decoded."""
+    queue = batcher(max_batch=1)
+    first, last = ask(queue, 1), None
+    await asyncio.sleep(0)
+    decoded = []
+    late = asyncio.create_task(
+        queue.classify(lambda: decoded.append(1) or PIXELS, asyncio.get_running_loop().time() + 0.01)
+    )
+    last = ask(queue, 3)
+    await asyncio.sleep(0.05)
+    assert queue.num_waiting == 1
+    engine.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert [int(a[0]) for a in await asyncio.gather(first, last)] == [1, 3]
+    assert decoded == []
