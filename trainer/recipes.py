@@ -156,6 +156,7 @@ def tiny() -> Recipe:
         min_crop_area=1.0,  # a glyph cut in two is another glyph
         flip=False,  # so is its mirror image
         erasing_probability=0.5,
+        variants=(),  # a graph of a millisecond has nothing to gain, and making them takes longer than training it
     )
 
 

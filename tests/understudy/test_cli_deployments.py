@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from typer.testing import CliRunner, Result
 
-from understudy import cli, registry
+from understudy import cli, cli_deployments, registry
 from understudy.catalog import Catalog
 from understudy.client import Client
 from understudy.errors import UnderstudyError
@@ -16,8 +16,9 @@ from understudy.testing import tiny_artifact
 
 
 @pytest.fixture
-def run(url: str) -> Callable[..., Result]:
+def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run a command within this process, against the running service, on a wide screen."""
+    monkeypatch.setattr(cli_deployments.console, "width", 200)
 
     def run(command: str, *words: object) -> Result:
         return CliRunner().invoke(cli.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})

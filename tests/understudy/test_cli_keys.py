@@ -26,6 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command on a data folder of this test."""
     for name in ("UNDERSTUDY_CATALOG_URL", "UNDERSTUDY_DATA"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli_keys.console, "width", 200)
 
     def run(*words: object) -> Result:
         return CliRunner().invoke(cli.app, ["keys", *map(str, words), "--data", str(tmp_path)], env={"COLUMNS": "200"})
