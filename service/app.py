@@ -1,10 +1,12 @@
 """The application: its routes, what lies around them, and when its resources open and close."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import understudy
 from service import access, openapi, problems, resources
@@ -42,7 +44,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
             app.state.understudy = state
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Understudy",
         version=understudy.__version__,
         description=DESCRIPTION,
@@ -61,11 +63,30 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
         app.include_router(router)
     problems.install(app)
     openapi.describe(app)
-    app.add_middleware(Direct)
-    app.add_middleware(Heads)
+    app.wrap(Direct)
+    app.wrap(Heads)
     if guard is not None:
         access.describe(app)
-        app.add_middleware(access.Guarded, guard=guard)
-    app.add_middleware(Observed, metrics=metrics, access_log=bool(settings.access_log))
+        app.wrap(access.Guarded, guard=guard)
+    app.wrap(Observed, metrics=metrics, access_log=bool(settings.access_log))
     app.state.is_stopping = False  # the server's word: SIGTERM has come
     return app
+
+
+class Application(FastAPI):
+    """The framework, and around it what sees every request.
+
+    ``add_middleware`` would put that inside of the framework's own layers, which the short way has no use for.
+    """
+
+    def __init__(self, **of_fastapi: Any) -> None:
+        super().__init__(**of_fastapi)
+        self._outermost: ASGIApp = super().__call__
+
+    def wrap(self, middleware: Callable[..., ASGIApp], **options: Any) -> None:
+        """Put a middleware around all that there is by now."""
+        self._outermost = middleware(self._outermost, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self._outermost(scope, receive, send)

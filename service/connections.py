@@ -39,6 +39,37 @@ class Connections:
         self.metrics.refused_connections.labels(reason).inc()
 
 
+class Corked:
+    """A transport that writes an answer's head and body together, which uvicorn hands over one after the other.
+
+    A write wakes the client, and costs as much as reading its request did. What is written first waits for the
+    second, or for the end of this turn of the event loop. All but writing is the transport's own.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._held: bytes | None = None
+        self.is_closing, self.get_extra_info = transport.is_closing, transport.get_extra_info
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is done to a transport comes after what was written before."""
+        self._flush()
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held is not None:
+            data, self._held = self._held + data, None
+            self._transport.write(data)
+            return
+        self._held = data
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's connection, with limits."""
 
@@ -57,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
             detail = f"this process has {limit} connections open, its limit; come again in {RETRY_AFTER_S} s"
             self._refuse(503, "too_many_connections", detail)
             return
-        super().connection_made(transport)
+        super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]
         self._is_counted = True
         self._shared.metrics.connections.inc()
         self._start_head_timer()

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from service import memory
 from service.admission import Admission, Rate
 from service.batcher import Lanes
 from service.bodies import Budget
@@ -53,9 +54,7 @@ async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[S
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
         held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
         traffic = _traffic(stack, catalog, settings, slot, loader, held)
-        # What was imported and opened stays: the collector need not look through it again in the middle of a request.
-        gc.collect()
-        gc.freeze()
+        memory.freeze()
         stack.callback(gc.unfreeze)
         yield State(settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics, traffic)
 

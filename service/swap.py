@@ -145,4 +145,4 @@ async def _free(drained: asyncio.Event) -> None:
     """When the last request has left the old engine, give its memory back to the system."""
     await drained.wait()
     await asyncio.sleep(0)  # for that request to let go of it
-    await run_in_threadpool(memory.trim)
+    await run_in_threadpool(memory.release)

@@ -1,5 +1,6 @@
 """Connections over raw sockets: slow ones, silent ones, one too many, and those that are as they should be."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -11,7 +12,7 @@ from contextlib import closing
 import httpx
 import pytest
 
-from service.connections import MAX_HEAD_BYTES
+from service.connections import MAX_HEAD_BYTES, Corked
 from understudy.settings import ServiceSettings
 
 #: Long enough for a whole request on a busy machine, short enough to wait for.
@@ -260,3 +261,45 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(address: str, until:
         until(lambda: refusals(address, "not_read") == 1, 20)
 
         until(lambda: "understudy_http_requests_in_flight 1.0" in httpx.get(f"{address}/metrics").text, 10)
+
+
+class Wire:
+    """A transport that keeps what is written to it, a piece a write."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+
+async def test_a_head_and_its_body_go_out_in_one_write():
+    """The body does not wait either, when it comes later than the turn of the event loop in which its head came."""
+    wire = Wire()
+    corked = Corked(wire, asyncio.get_running_loop())
+    corked.write(b"head ")
+    corked.write(b"body")
+    corked.write(b"another head")
+    assert wire.written == [b"head body"]
+    await asyncio.sleep(0)
+    assert wire.written == [b"head body", b"another head"]
+
+
+async def test_a_connection_is_closed_after_what_was_written_to_it():
+    """What waits for more goes out first, and once."""
+    wire = Wire()
+    corked = Corked(wire, asyncio.get_running_loop())
+    corked.write(b"all")
+    corked.close()
+    await asyncio.sleep(0)
+    assert wire.written == [b"all"] and wire.is_closed and corked.is_closing()

@@ -1,5 +1,8 @@
 """Memory: what has been freed goes back to the system."""
 
+import gc
+import weakref
+
 import numpy as np
 import psutil
 
@@ -17,3 +20,32 @@ def test_trimming_gives_back_what_small_pieces_held():
     memory.trim()
     memory.trim()
     assert resident().rss < held - 40 * 2**20
+
+
+def test_what_is_frozen_does_not_put_off_later_collections():
+    """Rubbish that was made after freezing is collected after ten thousands of new objects, not after the frozen many."""
+    frozen = [[] for _ in range(1_000_000)]
+    memory.freeze()
+    try:
+        rubbish = _Cycle()
+        seen = weakref.ref(rubbish)
+        gc.collect(0), gc.collect(1)  # it is old now: only a full collection finds it
+        del rubbish
+        kept = [[] for _ in range(200_000)]
+        assert seen() is None, (len(frozen), len(kept))
+    finally:
+        gc.unfreeze()
+
+
+def test_releasing_collects_what_is_in_a_cycle():
+    """What refers to itself is gone afterwards, whatever it held."""
+    rubbish = _Cycle()
+    seen = weakref.ref(rubbish)
+    del rubbish
+    memory.release()
+    assert seen() is None
+
+
+class _Cycle:
+    def __init__(self) -> None:
+        self.itself = self
