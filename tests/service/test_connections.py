@@ -302,4 +302,6 @@ async def test_a_connection_is_closed_after_what_was_written_to_it():
     corked.write(b"all")
     corked.close()
     await asyncio.sleep(0)
-    assert wire.written == [b"all"] and wire.is_closed and corked.is_closing()
+    assert wire.written == [b"all"]
+    assert wire.is_closed
+    assert corked.is_closing()
