@@ -42,6 +42,7 @@ class Lanes:
     num_lanes: int  #: batches that run at the same time
     threads: int = 1  #: of each, on a CPU
     decoders: Executor | None = None
+    lone: Executor | None = None  #: for an image that gets all cores; None: a lane, which may be bound to one of them
 
 
 @dataclass
@@ -169,9 +170,9 @@ class Batcher:
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
         """One batch to one lane: an even share of what waits, so that no lane idles beside a full one or soon will."""
-        engine = self.engine
+        engine, executor = self.engine, self.lanes.executor
         if self.lone is not None and self._num_busy == 0 and len(self._waiting) == 1 and self.is_alone():
-            engine = self.lone
+            engine, executor = self.lone, self.lanes.lone or executor
         share = min(self.tuning.max_batch, -(-len(self._waiting) // self.lanes.num_lanes))
         batch: list[Waiting] = []
         while len(batch) < share and self._drop_the_late(loop.time()):
@@ -180,7 +181,7 @@ class Batcher:
             return
         self._num_busy += 1
         # Not by run_in_executor: its two futures and their chaining cost as much as all the rest of this class.
-        self.lanes.executor.submit(
+        executor.submit(
             _work,
             engine,
             batch,

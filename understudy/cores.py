@@ -6,6 +6,7 @@ threads spends its quota at the beginning of every period and then stands still.
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
@@ -27,6 +28,29 @@ def available(root: Path = ROOT) -> int:
 def quota_cores(root: Path = ROOT) -> float | None:
     """The smallest CPU quota of this process' control groups and those above them, in cores; None: there is none."""
     return min(_quotas(root), default=None)
+
+
+def one_each(num_threads: int) -> list[int] | None:
+    """A core of its own for each of so many threads; None where there are not exactly as many as this process may use.
+
+    With fewer threads than cores the system finds the free ones; with a quota or with several processes they would
+    all crowd on the first ones.
+    """
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return allowed if len(allowed) == num_threads else None
+
+
+def settle(core: int | None) -> None:
+    """Make the calling thread one that computes: it stays on ``core``, and threads that only hand work over go before it.
+
+    Both only spare the caches; a system that cannot do it does without. None: any core.
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        return
+    with suppress(OSError):  # forbidden in some containers
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if core is not None:
+            os.sched_setaffinity(0, {core})
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -255,6 +255,21 @@ async def test_an_image_that_has_the_machine_to_itself_gets_all_of_it(engine: Ga
     assert (lone.sizes, engine.sizes) == ([1], [1])
 
 
+async def test_an_image_that_gets_all_cores_is_not_worked_on_in_a_lane(engine: GatedEngine, opened: ExitStack):
+    """A lane may be bound to a core, which the others' threads would have to share with it."""
+    lane, apart = (opened.enter_context(ThreadPoolExecutor(1, name)) for name in ("lane", "apart"))
+    engine.gate.set()
+    queue = Batcher(
+        engine,  # type: ignore[arg-type]
+        Tuning(1, 1, 1, ON_CPU),
+        Lanes(lane, 1, lone=apart),
+        lone=engine,  # type: ignore[arg-type]
+        is_alone=lambda: True,
+    )
+    where = await queue.classify(lambda: PIXELS, in_time(), lambda row: threading.current_thread().name)
+    assert where.startswith("apart")
+
+
 async def test_a_lone_client_that_goes_leaves_the_lane_as_it_found_it(engine: GatedEngine, batcher: Any):
     """Its work cannot be stopped half way; the lane counts as busy until it has ended, and then as free."""
     lone = GatedEngine()

@@ -1,5 +1,7 @@
 """Cores: a container's CPU quota counts, wherever its control group is mounted."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,27 @@ def test_a_quota_only_takes_cores_away(tmp_path, quota, expected):
     write(tmp_path, {"proc/self/cgroup": V2, "sys/fs/cgroup/cpu.max": f"{quota} 100000"})
 
     assert engine.available_cores(tmp_path) == min(expected or unlimited, unlimited)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a thread choose its core")
+def test_a_thread_that_computes_settles_on_its_core_alone():
+    """The others stay where they may be; and it lets those go first that only hand work over."""
+    everywhere = os.sched_getaffinity(0)
+    core = max(everywhere)
+
+    def settled() -> tuple[set[int], int]:
+        cores.settle(core)
+        return os.sched_getaffinity(0), os.sched_getscheduler(0)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(settled).result() == ({core}, os.SCHED_BATCH)
+    assert os.sched_getaffinity(0) == everywhere
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a thread choose its core")
+def test_only_as_many_threads_as_cores_get_one_each():
+    """One more or one fewer, and the system had better find them a place."""
+    allowed = sorted(os.sched_getaffinity(0))
+    assert cores.one_each(len(allowed)) == allowed
+    assert cores.one_each(len(allowed) + 1) is None
+    assert cores.one_each(len(allowed) - 1) is None
