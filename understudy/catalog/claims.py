@@ -82,10 +82,12 @@ def _began(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]  # a zombie only waits to be counted
 
 
-def _is_dead(owner: str) -> bool:
+def _is_dead(owner: str | None) -> bool:
     """Whether a process of this host has surely ended. One of another host never has."""
+    if owner is None or not owner.startswith(_here()):
+        return False
     pid, _, began = owner.removeprefix(_here()).partition(":")
-    return owner.startswith(_here()) and pid.isdecimal() and began.isdecimal() and _began(int(pid)) != began
+    return pid.isdecimal() and began.isdecimal() and _began(int(pid)) != began
 
 
 def release_dead(catalog: Catalog, work: Work) -> list[Any]:
