@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, select, true, update
+from sqlalchemy import and_, func, select, text, true, update
 from sqlalchemy.orm import Session
 
 from understudy.catalog import claims
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
-from understudy.catalog.tables import BucketRow, ChampionRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
+from understudy.catalog.tables import IS_OPEN, BucketRow, ChampionRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
 from understudy.errors import NotFound
 from understudy.records import (
     BucketSummary,
@@ -148,10 +148,9 @@ def claim_labels(catalog: Catalog, *, lease_s: float) -> Claim | None:
     turn gives its oldest: each gets its share, and the smallest is done soonest. Decided here and now, not when
     a message was sent.
     """
-    open_sets = claims.is_claimable(LabelSetRow, LABEL_ATTEMPTS)
     with catalog.write() as session:
         for priority in (NEW, AGAIN):
-            in_bucket = and_(open_sets, LabelSetRow.priority == priority, LabelSetRow.bucket == BucketRow.name)
+            in_bucket = and_(_waits_in(priority), LabelSetRow.bucket == BucketRow.name)
             waiting = (
                 select(BucketRow.name)
                 .where(select(LabelSetRow.id).where(in_bucket).exists())
@@ -165,23 +164,29 @@ def claim_labels(catalog: Catalog, *, lease_s: float) -> Claim | None:
 
 
 def _claim_of(session: Session, bucket: str, priority: int, lease_s: float) -> Claim | None:
-    """A bucket's oldest; what another worker is taking at this moment is passed over."""
-    oldest = session.scalar(
-        select(LabelSetRow.id)
-        .where(
-            claims.is_claimable(LabelSetRow, LABEL_ATTEMPTS),
-            LabelSetRow.priority == priority,
-            LabelSetRow.bucket == bucket,
+    """A bucket's oldest, or of those that killed their holders twice if there is no other: they hold up nobody.
+
+    What another worker is taking at this moment is passed over.
+    """
+    num_spent = LabelSetRow.attempt - LabelSetRow.forgiven
+    for suspects in (num_spent < CAREFUL_FROM - 1, num_spent >= CAREFUL_FROM - 1):
+        oldest = session.scalar(
+            select(LabelSetRow.id)
+            .where(_waits_in(priority), LabelSetRow.bucket == bucket, suspects)
+            .order_by(LabelSetRow.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)  # SQLite has one writer, and no such words
         )
-        .order_by(LabelSetRow.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # SQLite has one writer, and no such words
-    )
-    if oldest is None:
-        return None
-    claim = claims.claim_in(session, LabelSetRow, oldest, lease_s=lease_s, max_attempts=LABEL_ATTEMPTS)
-    session.execute(update(BucketRow).where(BucketRow.name == bucket).values(labeled_at=now()))
-    return claim
+        if oldest is not None:
+            session.execute(update(BucketRow).where(BucketRow.name == bucket).values(labeled_at=now()))
+            return claims.claim_in(session, LabelSetRow, oldest, lease_s=lease_s, max_attempts=LABEL_ATTEMPTS)
+    return None
+
+
+def _waits_in(priority: int) -> Any:
+    # In words too: only so is the condition seen to be that of the index.
+    is_open = claims.is_claimable(LabelSetRow, LABEL_ATTEMPTS)
+    return and_(text("label_sets." + IS_OPEN), is_open, LabelSetRow.priority == priority)
 
 
 def retry_labels(catalog: Catalog, *, after_s: float) -> list[int]:

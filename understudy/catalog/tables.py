@@ -19,6 +19,10 @@ NAMING = {
 }
 
 
+#: Label sets that wait or are being made; in the words of the index, so that a query is seen to fit it.
+IS_OPEN = "state IN ('queued', 'running')"
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {dict[str, Any]: JSON, float: Float(53)}
@@ -98,7 +102,15 @@ class LabelSetRow(Claimable, Base):
     __table_args__ = (
         UniqueConstraint("shard_id", "version"),
         Index("ix_label_sets_version_state", "version", "state"),
-        Index("ix_label_sets_turn", "state", "priority", "bucket", "id"),
+        # Only of what is open: the oldest of a bucket is its first entry, however much has been labeled.
+        Index(
+            "ix_label_sets_turn",
+            "priority",
+            "bucket",
+            "id",
+            sqlite_where=text(IS_OPEN),
+            postgresql_where=text(IS_OPEN),
+        ),
     )
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     state: Mapped[JobState] = mapped_column(String(16))
