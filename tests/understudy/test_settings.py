@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from understudy.errors import SettingsRefused
 from understudy.settings import (
-    use_one_device,
     MAX_SOCKET_PATH,
     ServiceSettings,
     Settings,
@@ -18,6 +17,7 @@ from understudy.settings import (
     read,
     redis_socket,
     sharing_metrics,
+    use_one_device,
 )
 
 KINDS = [Settings, ServiceSettings, WorkerSettings, TrainerSettings]
