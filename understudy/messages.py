@@ -21,6 +21,9 @@ QUEUES = {UNPACK: "unpack", LABEL: "label"}
 
 #: The hard limit of labeling a shard: 1,000 large photos on a slow CPU stay well below it.
 TASK_LIMIT_S = 3600
+#: A child that has grown beyond this ends after its task, and another takes its place. An engine with its buffers takes
+#: 1 GB, the images ahead of it 64 MB, the receipt of a million entries 1 GB: what grows further is a leak.
+CHILD_MEMORY_KB = 6 * 2**20
 #: Redelivery by the broker is only the second line (the lease is the first), and should not be
 #: earlier than a usual task's end: what comes again finds its work claimed, and has cost a message.
 VISIBILITY_TIMEOUT_S = 2 * TASK_LIMIT_S
@@ -41,6 +44,7 @@ def celery_app(broker_url: str) -> Celery:
         worker_send_task_events=False,
         worker_proc_alive_timeout=60,  # a child imports the engine's library before it answers
         worker_max_tasks_per_child=200,
+        worker_max_memory_per_child=CHILD_MEMORY_KB,
         worker_hijack_root_logger=False,
         worker_soft_shutdown_timeout=10.0,
         worker_enable_soft_shutdown_on_idle=False,
@@ -68,9 +72,9 @@ def ring(app: Celery, task: str, work_id: str | int) -> bool:
 
 
 def num_waiting(app: Celery, task: str) -> int:
-    """How many messages of a task wait in the queue. Raises OperationalError when Redis is away."""
+    """How many messages of a task wait in the queue. Raises OperationalError when Redis is away or full."""
     with app.connection_for_read() as connection:
         try:
             return int(connection.default_channel._size(QUEUES[task]))
-        except connection.connection_errors as error:  # the connection was lost after it had been made
+        except (*connection.connection_errors, *connection.channel_errors) as error:  # lost meanwhile, or Redis is full
             raise OperationalError(str(error)) from error

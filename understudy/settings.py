@@ -127,6 +127,14 @@ class WorkerSettings(Settings):
     label_batch: int = Field(32, ge=1, description="images in one labeling batch")
     shard_images: int = Field(1000, ge=1, le=1000, description="most images in a shard")
     shard_bytes: int = Field(256 * 2**20, ge=1, description="most bytes in a shard")
+    devices: str = Field(
+        "",
+        pattern=r"^[\w.:-]*(,[\w.:-]+)*$",
+        description="GPUs, one for each pool process in turn: 0,1; empty: all there are",
+    )
+    keep_teachers: int = Field(
+        0, ge=0, description="label sets of the last so many champions are kept, older ones deleted; 0: all are kept"
+    )
     reconcile_s: float = Field(15.0, gt=0, description="how often overdue work is looked for")
 
 
@@ -152,6 +160,8 @@ def read(kind: type[S], **overrides: object) -> S:
         raise SettingsRefused(faults) from error
 
 
+#: CUDA reads this when it is first used.
+_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 #: prometheus_client reads this when it is imported, and keeps its numbers in files there.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -165,6 +175,24 @@ def metrics_folder() -> Path | None:
     """Where this process' metrics meet those of others; None: it is alone."""
     folder = os.environ.get(_METRICS_FOLDER)
     return Path(folder) if folder else None
+
+
+def use_one_device(child: int, devices: str = "", root: Path = Path("/dev")) -> str | None:
+    """Show this process only the GPU that is its own, before a library looks for them; gives it. None: there is none.
+
+    ``child`` is its number in the pool. ``devices`` are named as in ``CUDA_VISIBLE_DEVICES``; empty: those that it
+    names, or all of this machine. More children than GPUs share them.
+    """
+    named = devices or os.environ.get(_VISIBLE_DEVICES)
+    if named is None:
+        numbers = (path.name.removeprefix("nvidia") for path in root.glob("nvidia[0-9]*"))
+        named = ",".join(sorted((n for n in numbers if n.isdecimal()), key=int))
+    theirs = [each.strip() for each in named.split(",") if each.strip()]
+    if not theirs:
+        return None
+    chosen = theirs[child % len(theirs)]
+    os.environ[_VISIBLE_DEVICES] = chosen
+    return chosen
 
 
 def stop_celery_softly() -> None:

@@ -10,9 +10,11 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from billiard import current_process
 from celery import Celery
+from celery.signals import worker_process_init
 
-from understudy import messages
+from understudy import messages, settings
 from understudy.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -21,15 +23,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def build(settings: WorkerSettings) -> Celery:
-    """The application with its tasks. Nothing is opened before a child's first task."""
-    app = messages.celery_app(settings.broker_url)
+def build(read: WorkerSettings) -> Celery:
+    """The application with its tasks. Nothing is opened before a child begins."""
+    app = messages.celery_app(read.broker_url)
 
     @functools.cache
     def resources() -> "Resources":  # a child's own; it keeps them, and the engine, until it ends
         from worker.resources import Resources
 
-        return Resources.open(settings, functools.partial(messages.ring, app))
+        return Resources.open(read, functools.partial(messages.ring, app))
 
     # Imported in the child: what decodes, computes and queries starts threads that do not survive a fork.
     @app.task(name=messages.UNPACK)  # type: ignore[untyped-decorator]
@@ -44,7 +46,29 @@ def build(settings: WorkerSettings) -> Celery:
 
         _answer(lambda: label(resources(), label_set_id))
 
+    @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def begin(**_: object) -> None:
+        settings.use_one_device(getattr(current_process(), "index", 0), read.devices)
+        _take_up_what_the_dead_held(resources, app)
+
     return app
+
+
+def _take_up_what_the_dead_held(resources: "Callable[[], Resources]", app: Celery) -> None:
+    """A new child often follows one that was killed: what that one held is rung for at once."""
+    from understudy.catalog import claims
+    from understudy.catalog.tables import JobRow, LabelSetRow
+
+    try:
+        catalog = resources().catalog
+        rings = [(messages.LABEL, id) for id in claims.release_dead(catalog, LabelSetRow)]
+        rings += [(messages.UNPACK, id) for id in claims.release_dead(catalog, JobRow)]
+    except Exception as error:  # the catalog is away: the leases lapse by themselves
+        log.warning("could not look for what dead processes held: %s", error)
+        return
+    for task, id in rings:
+        log.warning("%s %s: its process is dead; it goes on in another", task, id)
+        messages.ring(app, task, id)
 
 
 def _answer(run: Callable[[], None]) -> None:

@@ -44,8 +44,13 @@ def run(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings, s
 
 def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings) -> None:
     """One round."""
+    # 0. What this machine's dead processes held may be taken up at once.
+    for work in (LabelSetRow, JobRow):
+        if freed := claims.release_dead(catalog, work):
+            log.warning("%s %s: their process is dead; they go on in another", work.__tablename__, freed)
+
     # 1. What killed its holder too often is set aside. A trainer may die more often: it resumes.
-    _report("label set", claims.set_aside(catalog, LabelSetRow))
+    _report("label set", claims.set_aside(catalog, LabelSetRow, max_attempts=shards.LABEL_ATTEMPTS))
     _report("job", claims.set_aside(catalog, JobRow, where=_IS_UNPACKED))
     attempts = generations.MAX_ATTEMPTS
     _report("generation's job", claims.set_aside(catalog, JobRow, where=_IS_GENERATION, max_attempts=attempts))
@@ -66,7 +71,10 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
 
     # 5. Ring for what waits.
     _ring_overdue(app, messages.UNPACK, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_UNPACKED))
-    _ring_overdue(app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS))
+    tries = shards.LABEL_ATTEMPTS
+    _ring_overdue(
+        app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS, max_attempts=tries)
+    )
 
     # 6. What was sent for jobs that have ended goes, and what was never sent to its end.
     sweep_uploads(catalog, store)

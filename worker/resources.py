@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from understudy.catalog import Catalog
+from understudy import cores
+from understudy.catalog import Catalog, versions
+from understudy.records import ModelCard
 from understudy.settings import WorkerSettings
 from understudy.store import Store
 
@@ -26,6 +28,7 @@ class Resources:
     def __init__(self, catalog: Catalog, store: Store, settings: WorkerSettings, ring: Ring) -> None:
         self.catalog, self.store, self.settings, self.ring = catalog, store, settings, ring
         self._engine: Engine | None = None
+        self._cards: dict[str, ModelCard] = {}
 
     @classmethod
     def open(cls, settings: WorkerSettings, ring: Ring) -> Resources:
@@ -34,17 +37,31 @@ class Resources:
 
     def engine(self, version: str) -> Engine:
         """A version's engine, kept until another version is asked for. Raises NotFound, ArtifactRefused."""
-        from understudy import engine, registry
+        from understudy import registry
 
         if self._engine is None or self._engine.version != version:
-            self._engine = None  # before the next one is loaded: two may not fit into memory
-            threads = max(1, engine.available_cores() // self.settings.concurrency)
-            # The arena: batches of 32 of an EfficientNet-B0 at 224 px take 0.6 of the time with it, and 0.6 instead of
-            # 0.25 GB stay taken. Nearly all batches of labeling have one size, so it hardly grows.
+            self.release_engine()
+            # One thread a call: a call a core gives the most images a second (tuning.layout). The arena: batches take 0.6
+            # of the time with it. Nearly all batches of labeling have one size, so it hardly grows.
             self._engine = registry.load(
-                self.store, self.catalog, version, provider=self.settings.provider, threads=threads, arena=True
+                self.store, self.catalog, version, provider=self.settings.provider, threads=1, arena=True
             )
         return self._engine
+
+    def release_engine(self) -> None:
+        """Let the engine go, before another one is loaded: two may not fit into memory."""
+        self._engine = None
+
+    def card(self, version: str) -> ModelCard:
+        """A version's card. Raises NotFound."""
+        if version not in self._cards:
+            self._cards[version] = versions.get(self.catalog, version).card
+        return self._cards[version]
+
+    @property
+    def cores(self) -> int:
+        """This process' share of the cores that the worker may use."""
+        return max(1, cores.available() // self.settings.concurrency)
 
     def close(self) -> None:
         """Close the catalog and let the engine go."""

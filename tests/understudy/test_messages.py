@@ -70,3 +70,17 @@ def test_redelivery_is_later_than_the_longest_labeling(app):
     assert app.conf.task_acks_late
     assert not app.conf.task_reject_on_worker_lost
     assert app.conf.accept_content == ["json"]
+
+
+def test_a_full_redis_is_one_that_is_away(app):
+    """Nobody is rung and nothing can be counted until there is room; what waits is in the catalog."""
+    with app.connection_for_write() as connection:
+        redis = connection.default_channel.client
+        redis.config_set("maxmemory", "1")
+        try:
+            assert messages.ring(app, LABEL, 1) is False
+            with pytest.raises(OperationalError, match="maxmemory"):
+                messages.num_waiting(app, LABEL)
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert messages.ring(app, LABEL, 1) is True

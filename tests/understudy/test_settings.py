@@ -17,6 +17,7 @@ from understudy.settings import (
     read,
     redis_socket,
     sharing_metrics,
+    use_one_device,
 )
 
 KINDS = [Settings, ServiceSettings, WorkerSettings, TrainerSettings]
@@ -167,3 +168,23 @@ def test_every_setting_of_the_service_is_documented():
     missing = {name for name in wanted if f"`{name}`" not in docs and f"UNDERSTUDY_{name.upper()}" not in docs}
 
     assert not missing, f"say what these are in docs/serving.md or docs/operations.md: {missing}"
+
+
+def test_every_pool_process_sees_one_gpu(tmp_path, monkeypatch):
+    """The one of its number: of those named, of those visible, or of those that the machine has, in turn."""
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    chosen = []
+    for child in range(4):
+        chosen.append(use_one_device(child, root=tmp_path))
+        assert os.environ.pop("CUDA_VISIBLE_DEVICES") == chosen[-1]
+    assert chosen == ["0", "1", "10", "0"]
+    assert use_one_device(1, "3,GPU-5d2", root=tmp_path) == "GPU-5d2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert use_one_device(0, root=tmp_path) == "4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as one says that none shall be used
+    assert use_one_device(0, root=tmp_path) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert use_one_device(0, root=tmp_path / "nowhere") is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from understudy import images, labels
-from understudy.catalog import claims, shards
+from understudy.catalog import shards
 from understudy.catalog.tables import LabelSetRow
 from understudy.records import JobState
 from understudy.testing import picture
@@ -62,13 +62,13 @@ def test_labeling_twice_publishes_once(resources, wanted, champion):
     assert rows(resources, champion)[0].attempt == 1
 
 
-@pytest.mark.parametrize("num_writes", range(1, 9))
+@pytest.mark.parametrize("num_writes", range(1, 11))
 def test_killed_at_any_write_one_label_set_is_published(
     num_writes, resources, wanted, champion, lapse_leases, run_with_fuse
 ):
     """Invariant 2: the object of a dead attempt is nobody's."""
     died = run_with_fuse(num_writes, lambda mortal: label(mortal, wanted))
-    assert died == (num_writes <= 6)
+    assert died == (num_writes <= 8)
     lapse_leases(resources.catalog)
     label(resources, wanted)
     assert len(rows(resources, champion)[1]) == len(IMAGES)
@@ -102,7 +102,7 @@ def test_a_worker_that_was_overtaken_publishes_nothing(resources, wanted, champi
 def test_a_model_that_cannot_be_loaded_is_a_fault_of_ours(resources, wanted, champion, lapse_leases):
     """The work is given back, and set aside after its last attempt with the reason; long after, it is tried again."""
     resources.store.delete(champion.artifact_key)
-    for _ in range(claims.MAX_ATTEMPTS):
+    for _ in range(shards.LABEL_ATTEMPTS):
         label(resources, wanted)
         lapse_leases(resources.catalog)
     with resources.catalog.read() as session:

@@ -137,6 +137,6 @@ def test_a_label_set_that_killed_its_workers_is_set_aside(resources, send, recon
     with resources.catalog.write() as session:
         versions.promote(session, card.version, instead_of=None, reason="first", actor="test")
     unpack(resources, send(GOOD[0]).id)
-    spend(resources, LabelSetRow, 1, lapse_leases, claims.MAX_ATTEMPTS)
+    spend(resources, LabelSetRow, 1, lapse_leases, shards.LABEL_ATTEMPTS)
     reconcile_once()
     assert shards.label_progress(resources.catalog, card.version).num_failed == 1

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_, select, true, update
@@ -47,6 +48,7 @@ class Claim:
     id: str | int
     attempt: int
     lease_s: float
+    num_spent: int = 1  #: attempts that count, this one included
     _lost: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def check(self) -> None:
@@ -56,11 +58,55 @@ class Claim:
 
 
 def owner() -> str:
-    """This process, for people who look into the catalog."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process, for people who look into the catalog, and for ``release_dead``."""
+    return f"{_here()}{os.getpid()}:{_began(os.getpid())}"
 
 
-def _is_claimable(work: Work, max_attempts: int) -> Any:
+def _here() -> str:
+    """This host, this boot of it, and this container: where a process' number means something."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:  # no Linux
+        boot = namespace = ""
+    return f"{socket.gethostname()}:{boot}:{namespace}:"
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, which tells it from a later one of its number. None: it is dead, or this is no Linux."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = stat[stat.rindex(")") + 1 :].split()
+    return None if state in "ZX" else fields[18]  # a zombie only waits to be counted
+
+
+def _is_dead(owner: str | None) -> bool:
+    """Whether a process of this host has surely ended. One of another host never has."""
+    if owner is None or not owner.startswith(_here()):
+        return False
+    pid, _, began = owner.removeprefix(_here()).partition(":")
+    return pid.isdecimal() and began.isdecimal() and _began(int(pid)) != began
+
+
+def release_dead(catalog: Catalog, work: Work) -> list[Any]:
+    """Let the leases of this host's dead processes lapse now; gives the ids. What is elsewhere lapses by itself.
+
+    So work whose process was killed is taken up within seconds. The attempt counts as spent.
+    """
+    with catalog.read() as session:
+        ours = and_(work.state == JobState.RUNNING, work.owner.startswith(_here(), autoescape=True))
+        held = session.execute(select(work.id, work.owner, work.attempt).where(ours, work.lease_until > now())).all()
+    dead = [(id, attempt) for id, owner, attempt in held if _is_dead(owner)]
+    for id, attempt in dead:
+        with catalog.write() as session:
+            is_it = and_(work.id == id, work.attempt == attempt, work.state == JobState.RUNNING)
+            session.execute(update(work).where(is_it).values(lease_until=now() - 1.0))
+    return [id for id, _ in dead]
+
+
+def is_claimable(work: Work, max_attempts: int) -> Any:
     """Queued and not pausing, or held under a lease that has lapsed; and not tried too often."""
     is_open = work.state.in_([JobState.QUEUED, JobState.RUNNING])
     is_free = or_(work.lease_until.is_(None), work.lease_until < now())
@@ -71,9 +117,15 @@ def claim(
     catalog: Catalog, work: Work, id: str | int, *, lease_s: float, max_attempts: int = MAX_ATTEMPTS
 ) -> Claim | None:
     """Take one piece of work. None: it is taken, ended, or was set aside."""
+    with catalog.write() as session:
+        return claim_in(session, work, id, lease_s=lease_s, max_attempts=max_attempts)
+
+
+def claim_in(session: Session, work: Work, id: str | int, *, lease_s: float, max_attempts: int) -> Claim | None:
+    """The same within the caller's transaction."""
     statement = (
         update(work)
-        .where(work.id == id, _is_claimable(work, max_attempts))
+        .where(work.id == id, is_claimable(work, max_attempts))
         .values(
             state=JobState.RUNNING,
             attempt=work.attempt + 1,
@@ -81,11 +133,10 @@ def claim(
             lease_until=now() + lease_s,
             updated_at=now(),
         )
-        .returning(work.attempt)
+        .returning(work.attempt, work.attempt - work.forgiven)
     )
-    with catalog.write() as session:
-        attempt = session.execute(statement).scalar()
-    return None if attempt is None else Claim(work, id, attempt, lease_s)
+    taken = session.execute(statement).one_or_none()
+    return None if taken is None else Claim(work, id, taken[0], lease_s, taken[1])
 
 
 def _held(claim: Claim) -> Any:
@@ -189,7 +240,7 @@ def overdue(
     """Ids of work that waits to be claimed, oldest first. ``where`` narrows it to some of the work."""
     statement = (
         select(work.id)
-        .where(_is_claimable(work, max_attempts), true() if where is None else where)
+        .where(is_claimable(work, max_attempts), true() if where is None else where)
         .order_by(work.created_at, work.id)
         .limit(limit)
     )

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, select, true
+from sqlalchemy import and_, func, select, text, true, update
 from sqlalchemy.orm import Session
 
 from understudy.catalog import claims
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
-from understudy.catalog.tables import BucketRow, ChampionRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
+from understudy.catalog.tables import IS_OPEN, BucketRow, ChampionRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
 from understudy.errors import NotFound
 from understudy.records import (
     BucketSummary,
@@ -21,6 +21,11 @@ from understudy.records import (
     ShardManifest,
 )
 
+#: What is labeled first: shards that no teacher has labeled, before those that an earlier one has.
+NEW, AGAIN = 0, 1
+#: Attempts at a label set: the first two go at full speed. If a holder died in both, the others find the image that
+#: kills it and leave it out (``worker/careful.py``); whose holder dies even so is stopped by something else.
+LABEL_ATTEMPTS, CAREFUL_FROM = 6, 3
 #: SQLite takes at most 32,766 values in a statement; a row of images has five.
 ROWS_PER_STATEMENT = 5000
 
@@ -98,20 +103,21 @@ def seal(catalog: Catalog, claim: Claim, manifest: ShardManifest, entries: list[
         if len(sealed) < len(members):
             raise AlreadyThere({m.sha256 for m in members} - sealed)
         champion = _champion(session) if manifest.split == "unlabeled" else None
-        return Sealed(shard_id, None if champion is None else _want(session, shard_id, champion))
+        return Sealed(shard_id, None if champion is None else _want(session, shard_id, champion, manifest.bucket))
 
 
 def _champion(session: Session) -> str | None:
     return session.scalar(select(ChampionRow.version).order_by(ChampionRow.sequence.desc()).limit(1))
 
 
-def _want(session: Session, shard_id: int, version: str) -> int | None:
+def _want(session: Session, shard_id: int, version: str, bucket: str | None) -> int | None:
     """The id of the new wish. None: another process wished for it at this moment."""
+    before = session.scalar(select(LabelSetRow.id).where(LabelSetRow.shard_id == shard_id).limit(1))
     wish: int | None = session.scalar(
         insert_or_ignore(session, LabelSetRow)
         .values(
             shard_id=shard_id, version=version, state=JobState.QUEUED, attempt=0, forgiven=0,
-            created_at=now(), updated_at=now(),
+            created_at=now(), updated_at=now(), bucket=bucket, priority=NEW if before is None else AGAIN,
         )
         .returning(LabelSetRow.id)
     )  # fmt: skip
@@ -125,14 +131,62 @@ def want_labels(catalog: Catalog, *, limit: int = 10_000) -> list[int]:
         if champion is None:
             return []
         wished = and_(LabelSetRow.shard_id == ShardRow.id, LabelSetRow.version == champion)
-        missing = session.scalars(
-            select(ShardRow.id)
+        missing = session.execute(
+            select(ShardRow.id, ShardRow.bucket)
             .where(ShardRow.split == "unlabeled", ~select(LabelSetRow.id).where(wished).exists())
             .order_by(ShardRow.id)
             .limit(limit)
         ).all()
-        wishes = [_want(session, shard_id, champion) for shard_id in missing]
+        wishes = [_want(session, shard_id, champion, bucket) for shard_id, bucket in missing]
         return [wish for wish in wishes if wish is not None]
+
+
+def claim_labels(catalog: Catalog, *, lease_s: float) -> Claim | None:
+    """Take the label set whose turn it is. None: none waits.
+
+    What no teacher has labeled comes before what another has. Among those the bucket that has waited longest for a
+    turn gives its oldest: each gets its share, and the smallest is done soonest. Decided here and now, not when
+    a message was sent.
+    """
+    with catalog.write() as session:
+        for priority in (NEW, AGAIN):
+            in_bucket = and_(_waits_in(priority), LabelSetRow.bucket == BucketRow.name)
+            waiting = (
+                select(BucketRow.name)
+                .where(select(LabelSetRow.id).where(in_bucket).exists())
+                .order_by(func.coalesce(BucketRow.labeled_at, 0.0), BucketRow.name)
+            )
+            for bucket in session.scalars(waiting).all():
+                claim = _claim_of(session, bucket, priority, lease_s)
+                if claim is not None:
+                    return claim
+    return None
+
+
+def _claim_of(session: Session, bucket: str, priority: int, lease_s: float) -> Claim | None:
+    """A bucket's oldest, or of those that killed their holders twice if there is no other: they hold up nobody.
+
+    What another worker is taking at this moment is passed over.
+    """
+    num_spent = LabelSetRow.attempt - LabelSetRow.forgiven
+    for suspects in (num_spent < CAREFUL_FROM - 1, num_spent >= CAREFUL_FROM - 1):
+        oldest = session.scalar(
+            select(LabelSetRow.id)
+            .where(_waits_in(priority), LabelSetRow.bucket == bucket, suspects)
+            .order_by(LabelSetRow.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)  # SQLite has one writer, and no such words
+        )
+        if oldest is not None:
+            session.execute(update(BucketRow).where(BucketRow.name == bucket).values(labeled_at=now()))
+            return claims.claim_in(session, LabelSetRow, oldest, lease_s=lease_s, max_attempts=LABEL_ATTEMPTS)
+    return None
+
+
+def _waits_in(priority: int) -> Any:
+    # In words too: only so is the condition seen to be that of the index.
+    is_open = claims.is_claimable(LabelSetRow, LABEL_ATTEMPTS)
+    return and_(text("label_sets." + IS_OPEN), is_open, LabelSetRow.priority == priority)
 
 
 def retry_labels(catalog: Catalog, *, after_s: float) -> list[int]:

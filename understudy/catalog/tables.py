@@ -19,6 +19,10 @@ NAMING = {
 }
 
 
+#: Label sets that wait or are being made; in the words of the index, so that a query is seen to fit it.
+IS_OPEN = "state IN ('queued', 'running')"
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {dict[str, Any]: JSON, float: Float(53)}
@@ -41,6 +45,7 @@ class BucketRow(Base):
     __tablename__ = "buckets"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     created_at: Mapped[float]
+    labeled_at: Mapped[float | None]  # when a worker last took one of its shards to label
 
 
 class JobRow(Claimable, Base):
@@ -94,7 +99,19 @@ class LabelSetRow(Claimable, Base):
     """The label set of one shard by one teacher: at first wanted, at last published once."""
 
     __tablename__ = "label_sets"
-    __table_args__ = (UniqueConstraint("shard_id", "version"), Index("ix_label_sets_version_state", "version", "state"))
+    __table_args__ = (
+        UniqueConstraint("shard_id", "version"),
+        Index("ix_label_sets_version_state", "version", "state"),
+        # Only of what is open: the oldest of a bucket is its first entry, however much has been labeled.
+        Index(
+            "ix_label_sets_turn",
+            "priority",
+            "bucket",
+            "id",
+            sqlite_where=text(IS_OPEN),
+            postgresql_where=text(IS_OPEN),
+        ),
+    )
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     state: Mapped[JobState] = mapped_column(String(16))
     shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"))
@@ -102,6 +119,8 @@ class LabelSetRow(Claimable, Base):
     key: Mapped[str | None] = mapped_column(String(300))
     sha256: Mapped[str | None] = mapped_column(String(64))
     num_rows: Mapped[int | None]
+    bucket: Mapped[str | None] = mapped_column(String(63))  # its shard's
+    priority: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))  # ``shards.NEW`` comes first
 
 
 class GenerationRow(Base):

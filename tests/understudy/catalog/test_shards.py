@@ -5,10 +5,10 @@ import hashlib
 import pytest
 from sqlalchemy import func, select, update
 
-from understudy.catalog import claims, shards
-from understudy.catalog.database import now
+from understudy.catalog import Catalog, claims, shards
+from understudy.catalog.database import insert_or_ignore, now
 from understudy.catalog.shards import AlreadyThere
-from understudy.catalog.tables import ImageRow, JobRow, LabelSetRow, ShardRow
+from understudy.catalog.tables import BucketRow, ImageRow, JobRow, LabelSetRow, ShardRow
 from understudy.errors import LeaseLost, NotFound
 from understudy.records import Problem
 
@@ -224,3 +224,55 @@ def test_an_unknown_label_set_is_not_found(catalog):
     """Asking for a label set that was never wanted says NotFound."""
     with pytest.raises(NotFound, match="12345"):
         shards.label_task(catalog, 12345)
+
+
+def labels_claimed(catalog):
+    """The buckets and versions in the order in which label sets are claimed."""
+    order = []
+    while (claim := shards.claim_labels(catalog, lease_s=60)) is not None:
+        task = shards.label_task(catalog, claim.id)
+        order.append((task.shard.bucket, task.version))
+        shards.publish_labels(catalog, claim, key=f"labels/{claim.id}", sha256="0" * 64, num_rows=1)
+    return order
+
+
+def test_buckets_take_turns_and_new_uploads_come_first(catalog, claimed_job, manifest_of, crown):
+    """The smallest is done soonest, whoever came first; what an earlier teacher has labeled waits for what none has."""
+    crown("g0000-aaaaaa")
+    with catalog.write() as session:
+        session.execute(insert_or_ignore(session, BucketRow).values(name="small", created_at=0.0))
+    for name in ("a", "b", "c"):
+        shards.seal(catalog, claimed_job(), manifest_of([name]), [0])
+    shards.seal(catalog, claimed_job(), manifest_of(["d"], bucket="small"), [0])
+    assert [bucket for bucket, _ in labels_claimed(catalog)] == ["shop", "small", "shop", "shop"]
+
+    crown("g0001-bbbbbb")
+    shards.want_labels(catalog)
+    shards.seal(catalog, claimed_job(), manifest_of(["e"]), [0])  # sent after all the rest was asked for again
+    order = labels_claimed(catalog)
+    assert [bucket for bucket, _ in order] == ["shop", "small", "shop", "shop", "shop"]
+    assert shards.label_progress(catalog, "g0001-bbbbbb").num_done == 5
+
+
+def test_workers_that_claim_at_once_never_get_the_same(
+    catalog, catalog_url, claimed_job, manifest_of, crown, in_threads
+):
+    """And all is claimed."""
+    crown("g0000-aaaaaa")
+    for number in range(12):
+        shards.seal(catalog, claimed_job(), manifest_of([f"x{number}"]), [0])
+
+    def work(number):
+        mine = Catalog(catalog_url)
+        try:
+            claimed = []
+            while (claim := shards.claim_labels(mine, lease_s=60)) is not None:
+                claimed.append(claim.id)
+            return claimed
+        finally:
+            mine.close()
+
+    claimed = [id for ids in in_threads(work, 4) for id in ids]
+    while (claim := shards.claim_labels(catalog, lease_s=60)) is not None:  # passed over while another looked at it
+        claimed.append(claim.id)
+    assert len(claimed) == len(set(claimed)) == 12
