@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from understudy import cores
 from understudy.catalog import Catalog
 from understudy.settings import WorkerSettings
 from understudy.store import Store
+from worker.checkers import Checkers
 
 if TYPE_CHECKING:
     from understudy.engine import Engine
@@ -23,8 +25,17 @@ Ring = Callable[[str, str | int], object]
 class Resources:
     """One process's own. Whoever opens them closes them; a pool's child keeps them until it ends."""
 
-    def __init__(self, catalog: Catalog, store: Store, settings: WorkerSettings, ring: Ring) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        settings: WorkerSettings,
+        ring: Ring,
+        checkers: Checkers | None = None,
+    ) -> None:
         self.catalog, self.store, self.settings, self.ring = catalog, store, settings, ring
+        # They start with the first image that is to be checked.
+        self.checkers = checkers or Checkers(max(1, cores.available() // settings.concurrency))
         self._engine: Engine | None = None
 
     @classmethod
@@ -47,6 +58,7 @@ class Resources:
         return self._engine
 
     def close(self) -> None:
-        """Close the catalog and let the engine go."""
+        """Close the catalog, end the decoding children and let the engine go."""
         self._engine = None
+        self.checkers.close()
         self.catalog.close()
