@@ -40,6 +40,16 @@ SPARE_RESOLUTION = 2
 #: in any one place. Where nothing is decoded smaller, the difference is one level, by rounding.
 MEAN_TOLERANCE = 1.75
 MAX_TOLERANCE = 16
+#: A bucket takes no image with a shorter side: a tracking pixel or a bullet from a web page, not a photo.
+MIN_SIDE = 4
+#: A fingerprint is of the lowest frequencies, this many in each direction: 32 bytes of signs, and a mean colour.
+FINGERPRINT_FREQUENCIES = 16
+#: Side of the grey picture that it is made of.
+FINGERPRINT_SIDE = 32
+#: A smaller image has too little detail to be told from others by it.
+MIN_FINGERPRINT_IMAGE_SIDE = 16
+#: Grey levels; what varies less has no structure to be known by, and every blank page would resemble every other.
+MIN_DEVIATION = 2.0
 #: Pixels converted at a time, so that transparency or 16 bits do not multiply the memory of a large image.
 STRIP_PIXELS = 2**20
 
@@ -72,6 +82,19 @@ _TURNS = {
 }
 
 
+#: Pillow opens these and cannot convert them; F;16 and the like it refuses by itself.
+_UNSUPPORTED_MODES = frozenset({"LAB", "HSV"})
+
+#: The first 16 rows of a discrete cosine transform over 32 values: (16, 32).
+_COSINES = np.cos(
+    np.pi * (2 * np.arange(FINGERPRINT_SIDE) + 1) * np.arange(FINGERPRINT_FREQUENCIES)[:, None] / (2 * FINGERPRINT_SIDE)
+).astype(np.float32)
+#: The 8 × 8 lowest frequencies come first, because fingerprints are looked up by them.
+_LOWEST_FIRST = np.argsort(
+    np.maximum.outer(np.arange(FINGERPRINT_FREQUENCIES), np.arange(FINGERPRINT_FREQUENCIES)).ravel() >= 8, kind="stable"
+)
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of an image without its pixels."""
@@ -81,11 +104,74 @@ class Facts:
     format: str  #: as in FORMATS
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What is known of an image after it was decoded whole."""
+
+    facts: Facts
+    is_animated: bool  #: of an animation the first frame counts
+    fingerprint: bytes  #: as ``understudy.fingerprints`` compares them; empty for an image without structure
+
+
+def examine(data: bytes) -> Examined:
+    """Decode an image whole, so that nothing fails later, and keep what is worth knowing of it.
+
+    Raises ImageRefused as ``decode`` does, and with the codes too_small and unsupported_mode.
+    """
+    with _open(data) as image:
+        if min(image.size) < MIN_SIDE:
+            raise ImageRefused(
+                f"the image is {image.width} × {image.height}; each side must have {MIN_SIDE} pixels or more",
+                code="too_small",
+            )
+        facts = _facts(image)
+        with _refusing_damage(data):
+            image.load()
+            turn = _turn_of(image)
+        if image.mode in _UNSUPPORTED_MODES:
+            raise ImageRefused(
+                f"the image's colours are of the kind {image.mode}; save it as RGB", code="unsupported_mode"
+            )
+        with _refusing_damage(data):
+            fingerprint = _fingerprint(_to_rgb_or_grey(image), turn)
+        return Examined(facts, _is_animated(image), fingerprint)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether there are more frames than the one that counts."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second frame makes Pillow raise almost anything, and is not asked for
+        return False
+
+
+def _fingerprint(picture: Image.Image, turn: _Turn | None) -> bytes:
+    """The signs of the lowest frequencies against their median, the lowest 8 × 8 first, and the mean colour."""
+    if min(picture.size) < MIN_FINGERPRINT_IMAGE_SIDE:
+        return b""
+    size = (FINGERPRINT_SIDE, FINGERPRINT_SIDE)
+    small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0).convert("RGB")
+    if turn:
+        small = small.transpose(turn.method)
+    grey = np.asarray(small.convert("L"), dtype=np.float32)  # (32, 32)
+    if grey.std() < MIN_DEVIATION:
+        return b""
+    frequencies = (_COSINES @ grey @ _COSINES.T).ravel()[_LOWEST_FIRST]  # (256,)
+    frequencies[0] = 0.0  # brightness says nothing
+    signs = np.packbits(frequencies > np.median(frequencies[1:]))
+    mean = np.asarray(small, dtype=np.float32).mean(axis=(0, 1)).astype(np.uint8)  # (3,)
+    return bytes(signs.tobytes() + mean.tobytes())
+
+
 def inspect(data: bytes) -> Facts:
     """Read the header only. Raises ImageRefused as ``decode`` does."""
     with _open(data) as image:
-        # Many phones append a preview or a depth map to a JPEG, and Pillow then calls it MPO.
-        return Facts(image.width, image.height, "JPEG" if image.format == "MPO" else image.format or "")
+        return _facts(image)
+
+
+def _facts(image: Image.Image) -> Facts:
+    # Many phones append a preview or a depth map to a JPEG, and Pillow then calls it MPO.
+    return Facts(image.width, image.height, "JPEG" if image.format == "MPO" else image.format or "")
 
 
 def decode(data: bytes) -> Pixels:

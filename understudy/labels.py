@@ -6,9 +6,11 @@ decided in ``trainer/selection.py``; here is only how they are stored and read.
 """
 
 import io
+import itertools
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import duckdb
 import numpy as np
@@ -46,8 +48,12 @@ RECEIPT_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("sha256", pa.string()),
+        pa.field("copy_of", pa.string()),
+        pa.field("resembles", pa.string()),
     ]
 )
+#: Lines of a receipt that are in memory at a time.
+RECEIPT_LINES = 10_000
 
 
 def to_parquet(sha256s: Sequence[str], probabilities: npt.NDArray[np.float32], provenance: dict[str, Any]) -> bytes:
@@ -140,15 +146,38 @@ def table_from_parquet(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
-def receipt_to_parquet(entries: Sequence[ReceiptEntry]) -> bytes:
-    """A receipt as a file."""
-    return _write(pa.Table.from_pylist([e.model_dump(mode="json") for e in entries], schema=RECEIPT_SCHEMA))
+def receipt_to_parquet(entries: Iterable[ReceiptEntry]) -> bytes:
+    """A short receipt as a file in memory."""
+    sink = io.BytesIO()
+    write_receipt(sink, entries)
+    return sink.getvalue()
+
+
+def write_receipt(target: Path | IO[bytes], entries: Iterable[ReceiptEntry]) -> None:
+    """A receipt of any length into a local file, a few lines in memory at a time."""
+    with pq.ParquetWriter(target, RECEIPT_SCHEMA, compression="zstd") as writer:
+        lines = iter(entries)
+        while some := [line.model_dump(mode="json") for line in itertools.islice(lines, RECEIPT_LINES)]:
+            writer.write_table(pa.Table.from_pylist(some, schema=RECEIPT_SCHEMA))
+
+
+def receipt_lines(store: Store, key: str, *, offset: int = 0) -> Iterator[ReceiptEntry]:
+    """The lines of a receipt from ``offset`` on, in order; what lies before is not read."""
+    with store.open(key) as file:
+        parquet = pq.ParquetFile(file)
+        first = 0
+        for group in range(parquet.num_row_groups):
+            num_rows = parquet.metadata.row_group(group).num_rows
+            if offset < first + num_rows:
+                table = parquet.read_row_group(group).slice(max(0, offset - first))
+                for batch in table.to_batches(max_chunksize=1000):
+                    yield from (ReceiptEntry(**row) for row in batch.to_pylist())
+            first += num_rows
 
 
 def read_receipt(store: Store, key: str, *, offset: int, limit: int) -> list[ReceiptEntry]:
     """Some lines of a receipt, from ``offset``."""
-    table = table_from_parquet(store.get(key)).slice(offset, limit)
-    return [ReceiptEntry(**row) for row in table.to_pylist()]
+    return list(itertools.islice(receipt_lines(store, key, offset=offset), limit))
 
 
 def _write(table: pa.Table) -> bytes:

@@ -135,7 +135,7 @@ class Outcome(enum.StrEnum):
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"  #: the same bytes are there already
-    HOLDOUT_LEAK = "holdout-leak"  #: the same bytes are in the holdout, which never trains
+    HOLDOUT_LEAK = "holdout-leak"  #: an exact or near copy is in the holdout, which never trains
     QUARANTINED = "quarantined"  #: cannot be used; the reason says why
 
 
@@ -146,8 +146,10 @@ class ReceiptEntry(Record):
     name: str
     outcome: Outcome
     reason: str | None = None  #: a code, for what was quarantined
-    detail: str | None = None  #: a sentence for people, or the first copy of a duplicate
+    detail: str | None = None  #: a sentence for people
     sha256: str | None = None
+    copy_of: str | None = None  #: the first copy of a duplicate or a leak, as job/index
+    resembles: str | None = None  #: sha256 of the image that this one is a near copy of
 
 
 class ShardMember(Record):

@@ -1,7 +1,7 @@
 """From an entry to a candidate: bytes that proved to be an image, with their identity.
 
-The whole image is decoded once here, so that nothing in a shard fails later. Whether it is new, it does
-not know.
+The whole image is decoded once, in a child that may die of it, so that nothing in a shard fails later.
+Whether it is new, this does not know.
 """
 
 import hashlib
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from understudy import images
-from understudy.errors import ImageRefused
-from understudy.records import Outcome, ReceiptEntry
+from understudy.records import Outcome, Problem, ReceiptEntry
+from worker.checkers import Checked, Checkers
+from worker.entries import Folder
 from worker.uploads import Numbered
 
 #: Candidates that are looked up in the catalog together, so that a query is shared by many.
 BATCH_ENTRIES = 64
 #: Of how many bytes at most: a batch of large photos is a small one.
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,42 @@ class Candidate:
     data: bytes
     sha256: str
     facts: images.Facts
+    is_animated: bool = False
+    fingerprint: bytes = b""  #: see ``understudy/fingerprints.py``; empty if nothing can resemble it
 
 
-def check(numbered: Numbered) -> Candidate | ReceiptEntry:
-    """Decode an entry: a candidate, or the line of the receipt that says why it is none."""
+@dataclass(frozen=True)
+class Quarantined:
+    """An entry that cannot be used: its line, and its bytes if they were read."""
+
+    line: ReceiptEntry
+    data: bytes = b""
+
+
+Found = Candidate | Quarantined
+
+
+def check(checkers: Checkers, found: Iterable[Numbered | Folder]) -> Iterator[Found | Folder]:
+    """Decode every entry: a candidate, or why it is none. Folders pass; the order stays."""
+    for item, answer in checkers.check(found, _image_of):
+        yield item if isinstance(item, Folder) else _judged(item, answer)
+
+
+def _image_of(item: Numbered | Folder) -> bytes | None:
+    return None if isinstance(item, Folder) or item.entry.refusal is not None else item.entry.data
+
+
+def _judged(numbered: Numbered, answer: Checked | Problem | None) -> Found:
     index, entry = numbered.index, numbered.entry
-    if entry.refusal is not None:
-        return quarantined(index, entry.name, entry.refusal.code, entry.refusal.detail)
-    try:
-        images.decode(entry.data)
-        facts = images.inspect(entry.data)
-    except ImageRefused as refused:
-        return quarantined(index, entry.name, refused.code, str(refused))
+    problem = entry.refusal if answer is None else answer
+    if isinstance(problem, Problem):
+        return Quarantined(quarantined(index, entry.name, problem.code, problem.detail), entry.data)
+    assert isinstance(answer, Checked), "what was not refused was checked"
     sha256 = hashlib.sha256(entry.data).hexdigest()
-    return Candidate(index, entry.name, entry.folder, numbered.split, entry.data, sha256, facts)
+    return Candidate(
+        index, entry.name, entry.folder, numbered.split, entry.data, sha256,
+        answer.facts, answer.is_animated, answer.fingerprint,
+    )  # fmt: skip
 
 
 def quarantined(index: int, name: str, code: str, detail: str) -> ReceiptEntry:
@@ -52,13 +75,13 @@ def quarantined(index: int, name: str, code: str, detail: str) -> ReceiptEntry:
     return ReceiptEntry(index=index, name=name, outcome=Outcome.QUARANTINED, reason=code, detail=detail)
 
 
-def batches(checked: Iterable[Candidate | ReceiptEntry]) -> Iterator[list[Candidate | ReceiptEntry]]:
+def batches(checked: Iterable[Found]) -> Iterator[list[Found]]:
     """The same in lists of bounded length and bounded size."""
-    batch: list[Candidate | ReceiptEntry] = []
+    batch: list[Found] = []
     num_bytes = 0
     for item in checked:
         batch.append(item)
-        num_bytes += len(item.data) if isinstance(item, Candidate) else 0
+        num_bytes += len(item.data)
         if len(batch) >= BATCH_ENTRIES or num_bytes >= BATCH_BYTES:
             yield batch
             batch, num_bytes = [], 0

@@ -56,7 +56,7 @@ class Entry:
     @property
     def folder(self) -> str:
         """The name of the nearest folder around it; empty if there is none."""
-        return PurePosixPath(self.name.replace("\\", "/")).parent.name
+        return folder_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Folder:
     """A folder that an archive names. No entry of a receipt, but an empty class is noticed by it."""
 
     name: str
+
+
+def folder_of(name: str) -> str:
+    """The name of the nearest folder around an entry; empty if there is none."""
+    return PurePosixPath(name.replace("\\", "/")).parent.name
 
 
 def refused(name: str, code: str, detail: str) -> Entry:

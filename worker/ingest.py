@@ -4,7 +4,8 @@ Killed at any point and begun again, it comes to the same end: what an earlier a
 found in the catalog under this job's own name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from understudy.catalog import jobs, shards
@@ -12,8 +13,10 @@ from understudy.catalog.claims import Claim
 from understudy.catalog.shards import Known
 from understudy.records import Job, Outcome, ReceiptEntry, ShardMember
 from worker import candidates, receipts, uploads
-from worker.candidates import Candidate
+from worker.candidates import Candidate, Found, Quarantined
+from worker.entries import Folder
 from worker.receipts import Receipt
+from worker.resemblance import Resemblance
 from worker.resources import Resources
 from worker.sealing import Sealer
 from worker.uploads import Numbered
@@ -25,51 +28,60 @@ def ingest(resources: Resources, claim: Claim, job: Job, folder: Path) -> None:
     sent = uploads.of_job(job)
     total = uploads.count(resources.store, sent)
 
-    # 2. Each entry once, from the archive into a shard.
-    receipt = Receipt()
-    unpacking = _Unpacking(resources, claim, receipt, folder, bucket=job.bucket)
-    try:
-        checked = _check_all(claim, uploads.walk(resources.store, sent))
-        for batch in candidates.batches(checked):
-            unpacking.take(batch)
-            jobs.progress(resources.catalog, claim, "unpack", len(receipt), total)
-        unpacking.finish()
-    finally:
-        unpacking.close()
+    with closing(Receipt(folder)) as receipt:
+        # 2. Each entry once, from the archive into a shard.
+        unpacking = _Unpacking(resources, claim, receipt, folder, bucket=job.bucket)
+        try:
+            checked = candidates.check(resources.checkers, _of_images(claim, uploads.walk(resources.store, sent)))
+            for batch in candidates.batches(found for found in checked if not isinstance(found, Folder)):
+                unpacking.take(batch)
+                jobs.progress(resources.catalog, claim, "unpack", unpacking.num_taken, total)
+            unpacking.finish()
+        finally:
+            unpacking.close()
 
-    # 3. The receipt, and with it the end.
-    result = receipt.store(resources.store, claim)
+        # 3. The receipt, and with it the end.
+        result = receipt.store(resources.store, claim)
     with resources.catalog.write() as session:
         jobs.succeed(session, claim, result)
 
 
-def _check_all(claim: Claim, found: Iterable[object]) -> Iterable[Candidate | ReceiptEntry]:
+def _of_images(claim: Claim, found: Iterable[Numbered | Folder]) -> Iterator[Numbered]:
     for item in found:
         claim.check()
         if isinstance(item, Numbered):  # a bucket has no classes: folders mean nothing
-            yield candidates.check(item)
+            yield item
 
 
 class _Unpacking:
-    """The shard that is being filled, and which bytes this job has seen."""
+    """The shard that is being filled, and which bytes are in it."""
 
     def __init__(
         self, resources: Resources, claim: Claim, receipt: Receipt, folder: Path, *, bucket: str | None
     ) -> None:
         self._catalog, self._job_id, self._receipt = resources.catalog, str(claim.id), receipt
         self._first: dict[str, int] = {}
+        self._resemblance = Resemblance(resources.catalog, self._job_id)
         self._sealer = Sealer(resources, claim, folder, receipt, self._rejudge, split="unlabeled", bucket=bucket)
+        self._num_sealed = 0
+        self.num_taken = 0  #: entries so far
 
-    def take(self, batch: list[Candidate | ReceiptEntry]) -> None:
+    def take(self, batch: list[Found]) -> None:
         """Judge some entries, and collect the images among them that are new."""
-        known = shards.known(self._catalog, {item.sha256 for item in batch if isinstance(item, Candidate)})
+        self._forget_sealed()
+        self.num_taken += len(batch)
+        images = [item for item in batch if isinstance(item, Candidate)]
+        known = shards.known(self._catalog, {image.sha256 for image in images})
+        self._resemblance.look_up(image for image in images if image.sha256 not in self._first)
         for item in batch:
-            if isinstance(item, ReceiptEntry):
-                self._receipt.write(item)
+            if isinstance(item, Quarantined):
+                self._receipt.write(item.line)
                 continue
             line = self._judge(item, known.get(item.sha256))
             self._receipt.write(line)
             if line.outcome is Outcome.ACCEPTED and item.sha256 not in known:
+                self._first[item.sha256] = item.index
+                self._resemblance.add(item)
                 self._sealer.add(item)
 
     def finish(self) -> None:
@@ -79,16 +91,25 @@ class _Unpacking:
     def close(self) -> None:
         self._sealer.close()
 
+    def _forget_sealed(self) -> None:
+        """What is sealed is found in the catalog from now on."""
+        if self._sealer.num_sealed != self._num_sealed:
+            self._num_sealed, pending = self._sealer.num_sealed, self._sealer.pending
+            self._first = {sha256: index for sha256, index in self._first.items() if index in pending}
+            self._resemblance.keep(self._first)
+
     def _judge(self, candidate: Candidate, known: Known | None) -> ReceiptEntry:
-        first = self._first.setdefault(candidate.sha256, candidate.index)
-        return receipts.judge(
+        line = receipts.judge(
             candidate.index,
             candidate.name,
             candidate.sha256,
             job_id=self._job_id,
             known=known,
-            first=None if first == candidate.index else first,
+            first=self._first.get(candidate.sha256),
         )
+        if line.outcome is not Outcome.ACCEPTED:
+            return line
+        return self._resemblance.marked(line, candidate, is_sealed=known is not None)
 
     def _rejudge(self, index: int, member: ShardMember, known: Known | None) -> ReceiptEntry:
         return receipts.judge(index, member.name, member.sha256, job_id=self._job_id, known=known, first=None)

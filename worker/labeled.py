@@ -5,21 +5,25 @@ holdout; only then is anything sealed. How a class is named is the sender's busi
 others know.
 """
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from understudy.catalog import generations, jobs, shards, versions
+from understudy.catalog import fingerprints, generations, jobs, shards, versions
 from understudy.catalog.claims import Claim
 from understudy.catalog.shards import Known
 from understudy.errors import LabeledSetRefused
+from understudy.fingerprints import Fingerprints
+from understudy.images import Facts
 from understudy.records import GenerationRequest, Job, Outcome, ReceiptEntry, ShardMember, Upload
 from worker import candidates, entries, uploads
-from worker.candidates import Candidate
+from worker.candidates import Candidate, Found, Quarantined
 from worker.entries import Folder
-from worker.receipts import Receipt, is_own
+from worker.receipts import Receipt, is_own, place
 from worker.resources import Resources
 from worker.sealing import Sealer
 from worker.uploads import Numbered
@@ -43,6 +47,8 @@ class _Image:
     sha256: str
     class_name: str
     split: Split  #: as sent; after the split, where it is put
+    facts: Facts
+    fingerprint: bytes
 
 
 @dataclass
@@ -64,16 +70,27 @@ def unpack_labeled(resources: Resources, claim: Claim, job: Job, folder: Path) -
     _refuse_parts(findings)
     _refuse_trained(resources, findings)
 
+    with closing(Receipt(folder)) as receipt:
+        _take(resources, claim, job, folder, findings, receipt)
+
+
+def _take(resources: Resources, claim: Claim, job: Job, folder: Path, findings: _Findings, receipt: Receipt) -> None:
+    """All that comes after looking."""
+    sent = uploads.of_job(job)
+
     # 2. Which images are new.
     known = _known(resources, findings)
     before = _Before.of(resources, known, job.id)
-    receipt, new = _judge(findings, known, job.id)
+    new = _judge(findings, known, job.id, receipt)
 
     # 3. Refuse the set as a whole, while nothing is sealed.
     _refuse_folders(findings)
     _refuse_classes(new, before)
     if not any(upload.split == "holdout" for upload in sent):
         new = _split(new, known, before, fraction=_fraction(job, before))
+    _refuse_halves(new, before)
+
+    new = _without_copies(resources, new, job.id, known, receipt)
     _refuse_halves(new, before)
 
     # 4. Seal, the holdout first: an image of it must never be in a labeled shard before it is known as frozen.
@@ -87,29 +104,39 @@ def unpack_labeled(resources: Resources, claim: Claim, job: Job, folder: Path) -
 
 def _look(resources: Resources, claim: Claim, sent: list[Upload]) -> _Findings:
     total, findings = uploads.count(resources.store, sent), _Findings()
-    for item in uploads.walk(resources.store, sent):
-        claim.check()
+    num_done = 0
+    for item in candidates.check(resources.checkers, _checking(claim, uploads.walk(resources.store, sent))):
         if isinstance(item, Folder):
             findings.folders.add(_path(item.name))
             continue
         _note(findings, item)
-        if item.index % PROGRESS_ENTRIES == 0:
-            jobs.progress(resources.catalog, claim, "unpack", item.index + 1, total)
+        num_done += 1
+        if num_done % PROGRESS_ENTRIES == 0:
+            jobs.progress(resources.catalog, claim, "unpack", num_done, total)
     return findings
 
 
-def _note(findings: _Findings, item: Numbered) -> None:
-    checked = candidates.check(item)
-    if item.entry.folder and not entries.is_junk(item.entry.name):
-        findings.folders.add(_path(item.entry.name, is_file=True))
-    if isinstance(checked, ReceiptEntry):
-        findings.lines.append(checked)
+def _checking(claim: Claim, found: Iterable[Numbered | Folder]) -> Iterator[Numbered | Folder]:
+    for item in found:
+        claim.check()
+        yield item
+
+
+def _note(findings: _Findings, checked: Found) -> None:
+    name = checked.line.name if isinstance(checked, Quarantined) else checked.name
+    if entries.folder_of(name) and not entries.is_junk(name):
+        findings.folders.add(_path(name, is_file=True))
+    if isinstance(checked, Quarantined):
+        findings.lines.append(checked.line)
     elif not checked.folder:
         detail = "a labeled image lies in a folder that names its class; this one lies in none"
         findings.lines.append(candidates.quarantined(checked.index, checked.name, "no_class", detail))
     else:
         split: Split = "holdout" if checked.split == "holdout" else "labeled"
-        findings.images.append(_Image(checked.index, checked.name, checked.sha256, checked.folder, split))
+        image = _Image(
+            checked.index, checked.name, checked.sha256, checked.folder, split, checked.facts, checked.fingerprint
+        )
+        findings.images.append(image)
 
 
 def _refuse_parts(findings: _Findings) -> None:
@@ -165,9 +192,9 @@ class _Before:
         return cls(others("labeled"), others("holdout"))
 
 
-def _judge(findings: _Findings, known: dict[str, Known], job_id: str) -> tuple[Receipt, list[_Image]]:
-    """The receipt so far, and the images that are new: first in the upload, and labeled by no other job."""
-    receipt, new = Receipt(), []
+def _judge(findings: _Findings, known: dict[str, Known], job_id: str, receipt: Receipt) -> list[_Image]:
+    """Write the lines so far; gives the images that are new: first in the upload, and labeled by no other job."""
+    new = []
     for line in findings.lines:
         receipt.write(line)
     frozen = {image.sha256 for image in findings.images if image.split == "holdout"}
@@ -180,7 +207,7 @@ def _judge(findings: _Findings, known: dict[str, Known], job_id: str) -> tuple[R
         receipt.write(line)
         if line.outcome is Outcome.ACCEPTED:
             new.append(image)
-    return receipt, new
+    return new
 
 
 def _refuse_contradiction(one: _Image, other: _Image) -> None:
@@ -193,15 +220,17 @@ def _refuse_contradiction(one: _Image, other: _Image) -> None:
 
 
 def _line(image: _Image, known: Known | None, job_id: str, earlier: _Image, *, is_frozen: bool) -> ReceiptEntry:
-    def line(outcome: Outcome, detail: str | None = None) -> ReceiptEntry:
-        return ReceiptEntry(index=image.index, name=image.name, outcome=outcome, detail=detail, sha256=image.sha256)
+    def line(outcome: Outcome, detail: str | None = None, copy_of: str | None = None) -> ReceiptEntry:
+        return ReceiptEntry(
+            index=image.index, name=image.name, outcome=outcome, detail=detail, sha256=image.sha256, copy_of=copy_of
+        )
 
     if known is not None and is_own(known, job_id, image.index):
         return line(Outcome.ACCEPTED)
     if is_frozen and image.split == "labeled":
         return line(Outcome.HOLDOUT_LEAK, "it is in the holdout of this upload")
     if earlier is not image:
-        return line(Outcome.DUPLICATE, f"the same as entry {earlier.index} of this upload")
+        return line(Outcome.DUPLICATE, f"the same as entry {earlier.index} of this upload", f"{job_id}/{earlier.index}")
     if known is None or known.job_id == job_id:
         return line(Outcome.ACCEPTED)
     return _line_of_known(image.index, image.name, image.sha256, image.split, known)
@@ -216,6 +245,61 @@ def _line_of_known(index: int, name: str, sha256: str, split: str, known: Known)
         outcome=Outcome.HOLDOUT_LEAK if is_leak else Outcome.DUPLICATE,
         detail=f"it is {where} already, as {known.class_name!r}: entry {known.entry} of job {known.job_id}",
         sha256=sha256,
+        copy_of=place(known),
+    )
+
+
+def _without_copies(
+    resources: Resources, new: list[_Image], job_id: str, sealed: Collection[str], receipt: Receipt
+) -> list[_Image]:
+    """The images without near copies across the holdout's border, whose lines say that they leak.
+
+    What another job has sealed stays on its side, so that the image sent now is the one to go. Within an
+    upload the holdout stays whole, and its copies do not train. What an earlier attempt has sealed is judged already.
+    """
+    taken = {image.sha256 for image in new}
+    found = fingerprints.resembled(resources.catalog, {image.sha256: image.fingerprint for image in new})
+    there = shards.known(resources.catalog, {each.sha256 for some in found.values() for each in some} - taken)
+    trains = {"labeled"} | ({"unlabeled"} if versions.champion(resources.catalog) is not None else set())
+
+    def leak(image: _Image, across: set[str]) -> str | None:
+        others = (each.sha256 for each in found.get(image.sha256, []))
+        if image.sha256 in sealed:
+            return None
+        return next((o for o in others if o in there and there[o].job_id != job_id and there[o].split in across), None)
+
+    leaks: dict[int, str] = {}
+    frozen = Fingerprints()
+    for image in new:
+        if image.split == "holdout" and (other := leak(image, trains)):
+            leaks[image.index] = other
+        elif image.split == "holdout":
+            frozen.add(image.sha256, image.fingerprint)
+    for image in new:
+        if image.split == "labeled":
+            near = frozen.nearest(image.sha256, image.fingerprint) if image.sha256 not in sealed else None
+            if other := near.sha256 if near is not None else leak(image, {"holdout"}):
+                leaks[image.index] = other
+    for image in new:
+        if image.index in leaks:
+            receipt.write(_line_of_leak(image, leaks[image.index]))
+    return [image for image in new if image.index not in leaks]
+
+
+def _line_of_leak(image: _Image, other: str) -> ReceiptEntry:
+    is_frozen = image.split == "holdout"
+    detail = (
+        f"it resembles an image that trains ({other}), so it cannot be in the holdout"
+        if is_frozen
+        else f"it resembles an image of the holdout ({other})"
+    )
+    return ReceiptEntry(
+        index=image.index,
+        name=image.name,
+        outcome=Outcome.HOLDOUT_LEAK,
+        detail=detail,
+        sha256=image.sha256,
+        resembles=other,
     )
 
 
@@ -339,9 +423,7 @@ def _seal(
             claim.check()
             if isinstance(item, Folder) or item.index not in chosen:
                 continue
-            candidate = candidates.check(item)
-            assert isinstance(candidate, Candidate), "it was one on the first walk"
-            sealer.add(candidate, chosen[item.index].class_name)
+            sealer.add(_again(item, chosen[item.index]), chosen[item.index].class_name)
             num_done += 1
             if num_done % PROGRESS_ENTRIES == 0:
                 jobs.progress(resources.catalog, claim, f"seal {split}", num_done, len(chosen))
@@ -350,8 +432,18 @@ def _seal(
         sealer.close()
 
 
+def _again(item: Numbered, image: _Image) -> Candidate:
+    """An image of the first walk with its bytes, which have not changed."""
+    sha256 = hashlib.sha256(item.entry.data).hexdigest()
+    assert sha256 == image.sha256, "the same bytes as on the first walk: an upload is never changed"
+    return Candidate(
+        item.index, item.entry.name, item.entry.folder, item.split, item.entry.data, sha256, image.facts,
+        fingerprint=image.fingerprint,
+    )  # fmt: skip
+
+
 def _finish(resources: Resources, claim: Claim, job: Job, receipt: Receipt, new: list[_Image]) -> None:
-    accepted = {line.index for line in receipt.lines() if line.outcome is Outcome.ACCEPTED}
+    accepted = receipt.accepted()
     classes: dict[str, dict[str, int]] = {}
     for image in new:
         counts = classes.setdefault(image.class_name, {"labeled": 0, "holdout": 0})

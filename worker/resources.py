@@ -14,6 +14,7 @@ from understudy.catalog import Catalog, versions
 from understudy.records import ModelCard
 from understudy.settings import WorkerSettings
 from understudy.store import Store
+from worker.checkers import Checkers
 
 if TYPE_CHECKING:
     from understudy.engine import Engine
@@ -25,8 +26,17 @@ Ring = Callable[[str, str | int], object]
 class Resources:
     """One process's own. Whoever opens them closes them; a pool's child keeps them until it ends."""
 
-    def __init__(self, catalog: Catalog, store: Store, settings: WorkerSettings, ring: Ring) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        settings: WorkerSettings,
+        ring: Ring,
+        checkers: Checkers | None = None,
+    ) -> None:
         self.catalog, self.store, self.settings, self.ring = catalog, store, settings, ring
+        # They start with the first image that is to be checked.
+        self.checkers = checkers or Checkers(self.cores)
         self._engine: Engine | None = None
         self._cards: dict[str, ModelCard] = {}
 
@@ -64,6 +74,7 @@ class Resources:
         return max(1, cores.available() // self.settings.concurrency)
 
     def close(self) -> None:
-        """Close the catalog and let the engine go."""
+        """Close the catalog, end the decoding children and let the engine go."""
         self._engine = None
+        self.checkers.close()
         self.catalog.close()

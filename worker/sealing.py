@@ -40,6 +40,8 @@ class Sealer:
         self._split, self._bucket = split, bucket
         self._num_files = 0
         self._entries: list[int] = []
+        self._fingerprints: dict[str, bytes] = {}
+        self.num_sealed = 0  #: shards so far
         self._writer = self._new_writer()
 
     def add(self, candidate: Candidate, class_name: str | None = None) -> None:
@@ -57,19 +59,27 @@ class Sealer:
             class_name=class_name,
         )
         self._entries.append(candidate.index)
+        self._fingerprints[candidate.sha256] = candidate.fingerprint
 
     def seal(self) -> None:
         """Seal what has been collected, and ring for its label set. Raises LeaseLost."""
         while self._entries:
             manifest = self._writer.seal(self._resources.store)
             try:
-                sealed = shards.seal(self._resources.catalog, self._claim, manifest, self._entries)
+                sealed = shards.seal(self._resources.catalog, self._claim, manifest, self._entries, self._fingerprints)
             except AlreadyThere as there:
                 self._take_out(there.sha256s)
                 continue
             if sealed.label_task is not None:
                 self._resources.ring(messages.LABEL, sealed.label_task)
             self._begin_anew().unlink()
+            self._fingerprints = {}
+            self.num_sealed += 1
+
+    @property
+    def pending(self) -> frozenset[int]:
+        """The indexes of the entries that are collected and not sealed yet."""
+        return frozenset(self._entries)
 
     def close(self) -> None:
         """Close the file that is being filled."""
@@ -82,6 +92,7 @@ class Sealer:
         with path.open("rb") as file:
             for member, index in zip(members, indexes, strict=True):
                 if member.sha256 in lost:
+                    del self._fingerprints[member.sha256]
                     self._receipt.write(self._rejudge(index, member, known.get(member.sha256)))
                     continue
                 file.seek(member.offset)

@@ -19,6 +19,7 @@ from understudy.records import Job, JobKind, ModelCard, ReceiptEntry, Upload
 from understudy.settings import WorkerSettings
 from understudy.store import Store, upload_key
 from understudy.testing import tiny_artifact
+from worker.checkers import Checkers
 from worker.resources import Resources
 
 Send = Callable[..., Job]
@@ -30,6 +31,14 @@ def worker_settings(tmp_path: Path) -> WorkerSettings:
     return settings.read(WorkerSettings, data=tmp_path, shard_images=2, label_batch=2, provider="cpu")
 
 
+@pytest.fixture(scope="session")
+def checkers() -> Iterator[Checkers]:
+    """Decoding children for all tests: they remember nothing, and take a while to start."""
+    shared = Checkers(2)
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
 def rings() -> list[tuple[str, str | int]]:
     """Everything that was rung for."""
@@ -38,9 +47,19 @@ def rings() -> list[tuple[str, str | int]]:
 
 @pytest.fixture
 def resources(
-    sqlite_catalog: Catalog, local_store: Store, worker_settings: WorkerSettings, rings: list[tuple[str, str | int]]
+    sqlite_catalog: Catalog,
+    local_store: Store,
+    worker_settings: WorkerSettings,
+    rings: list[tuple[str, str | int]],
+    checkers: Checkers,
 ) -> Resources:
-    return Resources(sqlite_catalog, local_store, worker_settings, lambda task, work_id: rings.append((task, work_id)))
+    return Resources(
+        sqlite_catalog,
+        local_store,
+        worker_settings,
+        lambda task, work_id: rings.append((task, work_id)),
+        checkers,
+    )
 
 
 @pytest.fixture
@@ -187,7 +206,7 @@ def run_with_fuse(resources: Resources) -> Callable[[int, Callable[[Resources], 
         catalog = MortalCatalog(resources.settings.catalog_url, fuse)
         store = MortalStore(resources.settings.store_url, fuse)
         try:
-            task(Resources(catalog, store, resources.settings, resources.ring))
+            task(Resources(catalog, store, resources.settings, resources.ring, resources.checkers))
         except Killed:
             return True
         finally:

@@ -14,6 +14,7 @@ from understudy.catalog import Catalog, claims, jobs, versions
 from understudy.catalog import shards as sealed
 from understudy.errors import Conflict
 from understudy.records import JobKind, JobState, Outcome
+from understudy.store import Store
 from understudy.testing import picture, tiny_artifact
 from worker import reconcile
 from worker.resources import Resources
@@ -39,7 +40,7 @@ def test_an_upload_becomes_shards_and_a_receipt(resources, send, pack_zip, recei
     assert done.state is JobState.SUCCEEDED
     assert done.result | {"receipt_key": ""} == {
         "entries": 5, "accepted": 3, "duplicate": 1, "holdout-leak": 0, "quarantined": 1,
-        "reasons": {"not_an_image": 1}, "receipt_key": "",
+        "reasons": {"not_an_image": 1}, "near_duplicates": 0, "receipt_key": "",
     }  # fmt: skip
     assert [(line.index, line.name, line.outcome.value, line.reason) for line in receipt_of(job)] == [
         (0, "a.png", "accepted", None),
@@ -92,7 +93,7 @@ def test_a_shard_is_bounded_in_bytes_too(resources, send, pack_zip):
     """A shard is sealed before it would be too heavy."""
     light = resources.settings.model_copy(update={"shard_bytes": len(GOOD[0]) + 1})
     job = send(pack_zip({f"{n}.png": data for n, data in enumerate(GOOD[:3])}))
-    unpack(Resources(resources.catalog, resources.store, light, resources.ring), job.id)
+    unpack(Resources(resources.catalog, resources.store, light, resources.ring, resources.checkers), job.id)
     assert [shard.num_images for shard in sealed.of_split(resources.catalog, "unlabeled")] == [1, 1, 1]
 
 
@@ -214,7 +215,7 @@ def test_an_image_that_another_job_seals_meanwhile_becomes_a_duplicate(
     mine = send(pack_zip({f"{n}.png": GOOD[n] for n in range(3)}))
     others = send(pack_zip({f"{n}.png": GOOD[n] for n in range(num_shared)}))
     race = _Race(resources, lambda: unpack(resources, others.id))
-    unpack(Resources(resources.catalog, race, resources.settings, resources.ring), mine.id)
+    unpack(Resources(resources.catalog, race, resources.settings, resources.ring, resources.checkers), mine.id)
 
     outcomes = [line.outcome.value for line in receipt_of(mine)]
     assert outcomes == ["duplicate"] * num_shared + ["accepted"] * (3 - num_shared)
@@ -228,16 +229,15 @@ ENTRIES = st.lists(st.sampled_from([*GOOD, b"", b"no image", GOOD[0][:40], b"PK\
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=ENTRIES, second=ENTRIES, is_zip=st.booleans())
 def test_receipts_sum_up_and_every_accepted_image_is_in_one_shard(
-    first, second, is_zip, tmp_path_factory, worker_settings, pack_zip, pack_tar, send_to
+    first, second, is_zip, tmp_path_factory, worker_settings, pack_zip, pack_tar, send_to, checkers
 ):
     """Invariant 1, for any mix of good, bad and repeated entries over two jobs."""
     folder: Path = tmp_path_factory.mktemp("one")
-    resources = Resources.open(
-        worker_settings.model_copy(
-            update={"catalog_url": f"sqlite:///{folder / 'c.db'}", "store_url": (folder / "store").as_uri()}
-        ),
-        lambda task, work_id: None,
+    own = worker_settings.model_copy(
+        update={"catalog_url": f"sqlite:///{folder / 'c.db'}", "store_url": (folder / "store").as_uri()}
     )
+    catalog, store = Catalog(own.catalog_url), Store(own.store_url)
+    resources = Resources(catalog, store, own, lambda task, work_id: None, checkers)
     resources.catalog.migrate()
     pack, accepted = pack_zip if is_zip else pack_tar, Counter()
     for contents in (first, second):
@@ -251,7 +251,7 @@ def test_receipts_sum_up_and_every_accepted_image_is_in_one_shard(
     inside = members(resources)
     assert len(inside) == len(set(inside)) == accepted["images"]
     assert set(inside) == {hashlib.sha256(image).hexdigest() for image in {*first, *second} & set(GOOD)}
-    resources.close()
+    catalog.close()
 
 
 def test_two_jobs_at_once_seal_each_image_once(catalog, local_store, worker_settings, pack_zip, send_to):
@@ -279,9 +279,11 @@ def test_two_jobs_at_once_seal_each_image_once(catalog, local_store, worker_sett
 
 
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz"])
-def test_archives_are_read_from_any_store(mode, sqlite_catalog, store, worker_settings, pack_zip, pack_tar, send_to):
+def test_archives_are_read_from_any_store(
+    mode, sqlite_catalog, store, worker_settings, pack_zip, pack_tar, send_to, checkers
+):
     """In a folder and in a bucket, by ranges rather than as a whole."""
-    resources = Resources(sqlite_catalog, store, worker_settings, lambda task, work_id: None)
+    resources = Resources(sqlite_catalog, store, worker_settings, lambda task, work_id: None, checkers)
     files = {f"{n}.png": data for n, data in enumerate(GOOD[:3])}
     job = send_to(resources, pack_zip(files) if mode == "zip" else pack_tar(files, mode))
     unpack(resources, job.id)

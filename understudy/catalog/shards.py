@@ -1,6 +1,6 @@
 """Buckets, shards, their images, and the label sets that are wanted or published for them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlalchemy import and_, func, select, text, true, update
 from sqlalchemy.orm import Session
 
 from understudy.catalog import claims
+from understudy.catalog import fingerprints as resemblances
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
 from understudy.catalog.tables import IS_OPEN, BucketRow, ChampionRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
@@ -70,10 +71,16 @@ def known(catalog: Catalog, sha256s: Iterable[str]) -> dict[str, Known]:
     return found
 
 
-def seal(catalog: Catalog, claim: Claim, manifest: ShardManifest, entries: list[int]) -> Sealed:
+def seal(
+    catalog: Catalog,
+    claim: Claim,
+    manifest: ShardManifest,
+    entries: list[int],
+    fingerprints: Mapping[str, bytes] | None = None,
+) -> Sealed:
     """Make a shard's images accepted, all in one transaction with the shard itself.
 
-    ``entries[i]`` is the position in the upload of ``manifest.members[i]``. Raises AlreadyThere if
+    ``entries[i]`` is the position in the upload of ``manifest.members[i]``; ``fingerprints`` are by sha-256. Raises AlreadyThere if
     another job has sealed one of them meanwhile, and LeaseLost if this job was taken over.
     """
     members = manifest.members
@@ -102,6 +109,7 @@ def seal(catalog: Catalog, claim: Claim, manifest: ShardManifest, entries: list[
             sealed |= set(session.scalars(some.returning(table.sha256)))
         if len(sealed) < len(members):
             raise AlreadyThere({m.sha256 for m in members} - sealed)
+        resemblances.insert(session, fingerprints or {}, split=manifest.split)
         champion = _champion(session) if manifest.split == "unlabeled" else None
         return Sealed(shard_id, None if champion is None else _want(session, shard_id, champion, manifest.bucket))
 
@@ -292,9 +300,9 @@ def class_counts(catalog: Catalog, split: str) -> dict[str, int]:
 
 
 def human_labeled(catalog: Catalog) -> set[str]:
-    """The sha-256 of every image that a human labeled: no pseudo-label of these may train."""
+    """The sha-256 of every image that a human labeled, or that resembles the holdout: no pseudo-label of these may train."""
     with catalog.read() as session:
-        return set(session.scalars(select(LabeledImageRow.sha256)))
+        return set(session.scalars(select(LabeledImageRow.sha256))) | resemblances.resembling_holdout(session)
 
 
 def buckets(catalog: Catalog) -> list[BucketSummary]:

@@ -6,7 +6,19 @@ that leases do not depend on any program's clock.
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from understudy.records import DeploymentKind, DeploymentState, GenerationState, JobKind, JobState, VersionState
@@ -93,6 +105,20 @@ class LabeledImageRow(Base):
     shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), index=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     entry: Mapped[int]
+
+
+class FingerprintRow(Base):
+    """What an image is told from near copies by, and its bands, by which an index finds the few to compare."""
+
+    __tablename__ = "fingerprints"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary(64))
+    band_0: Mapped[int] = mapped_column(index=True)
+    band_1: Mapped[int] = mapped_column(index=True)
+    band_2: Mapped[int] = mapped_column(index=True)
+    band_3: Mapped[int] = mapped_column(index=True)
+    # The holdout's image that this one, which was there before, is a near copy of: it trains nothing.
+    holdout_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
 
 
 class LabelSetRow(Claimable, Base):

@@ -1,0 +1,101 @@
+"""The fingerprints of all images: which of them an image resembles, and which must not train for that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, union, update
+from sqlalchemy.orm import Session
+
+from understudy import fingerprints
+from understudy.catalog.database import Catalog, insert_or_ignore
+from understudy.catalog.tables import FingerprintRow, LabeledImageRow
+
+#: A row has seven values, and SQLite takes at most 32,766 in a statement; PostgreSQL plans long lists slowly.
+ROWS_PER_STATEMENT = 1000
+
+_BANDS = (FingerprintRow.band_0, FingerprintRow.band_1, FingerprintRow.band_2, FingerprintRow.band_3)
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """An image in the catalog that another one resembles."""
+
+    sha256: str
+    distance: int  #: signs that differ
+
+
+def resembled(catalog: Catalog, images: Mapping[str, bytes]) -> dict[str, list[Resemblance]]:
+    """For each image (sha-256 to fingerprint) the others in the catalog that it resembles, the nearest first."""
+    with catalog.read() as session:
+        return _resembled(session, images)
+
+
+def _resembled(
+    session: Session, images: Mapping[str, bytes], *, is_holdout: bool = False
+) -> dict[str, list[Resemblance]]:
+    asked = fingerprints.Fingerprints(images.items())
+    found: dict[str, list[Resemblance]] = {}
+    for sha256, fingerprint in _sharing_a_band(session, images, is_holdout=is_holdout):
+        for match in asked.all(sha256, fingerprint):
+            found.setdefault(match.sha256, []).append(Resemblance(sha256, match.distance))
+    for resemblances in found.values():
+        resemblances.sort(key=lambda each: (each.distance, each.sha256))
+    return found
+
+
+def _sharing_a_band(session: Session, images: Mapping[str, bytes], *, is_holdout: bool) -> list[tuple[str, bytes]]:
+    """What the indexes find: a few times as many as resemble."""
+    bands = [fingerprints.bands(fingerprint) for fingerprint in images.values() if fingerprint]
+    found: dict[str, bytes] = {}
+    for at in range(0, len(bands), ROWS_PER_STATEMENT):
+        some = bands[at : at + ROWS_PER_STATEMENT]
+        sharing = union(
+            *(
+                select(FingerprintRow.sha256).where(column.in_(sorted({band[index] for band in some})))
+                for index, column in enumerate(_BANDS)
+            )
+        ).subquery()
+        rows = select(FingerprintRow.sha256, FingerprintRow.fingerprint).join(
+            sharing, sharing.c.sha256 == FingerprintRow.sha256
+        )
+        if is_holdout:
+            frozen = (LabeledImageRow.sha256 == FingerprintRow.sha256) & (LabeledImageRow.split == "holdout")
+            rows = rows.join(LabeledImageRow, frozen)
+        found.update((sha256, fingerprint) for sha256, fingerprint in session.execute(rows))
+    return sorted(found.items())
+
+
+def insert(session: Session, images: Mapping[str, bytes], *, split: str) -> None:
+    """Add what was just sealed, within the transaction that seals it.
+
+    Whatever was sealed by others since it was looked up: no image outside the holdout that resembles one in it
+    stays unmarked. (On PostgreSQL two such transactions at the same moment do not see each other.)
+    """
+    known = {sha256: fingerprint for sha256, fingerprint in sorted(images.items()) if fingerprint}
+    rows: list[dict[str, Any]] = [
+        {"sha256": sha256, "fingerprint": fingerprint}
+        | {column.key: band for column, band in zip(_BANDS, fingerprints.bands(fingerprint), strict=True)}
+        for sha256, fingerprint in known.items()
+    ]
+    for at in range(0, len(rows), ROWS_PER_STATEMENT):
+        session.execute(insert_or_ignore(session, FingerprintRow).values(rows[at : at + ROWS_PER_STATEMENT]))
+    if split == "holdout":
+        for frozen, copies in _resembled(session, known).items():
+            _mark(session, {copy.sha256: frozen for copy in copies})
+    else:
+        of_holdout = _resembled(session, known, is_holdout=True)
+        _mark(session, {sha256: copies[0].sha256 for sha256, copies in of_holdout.items()})
+
+
+def _mark(session: Session, holdout_of: Mapping[str, str]) -> None:
+    for sha256, frozen in sorted(holdout_of.items()):
+        row = FingerprintRow.sha256 == sha256
+        session.execute(update(FingerprintRow).where(row).values(holdout_sha256=frozen))
+
+
+def resembling_holdout(session: Session) -> set[str]:
+    """The images outside the holdout that are near copies of one in it: none of them may train."""
+    is_frozen = select(LabeledImageRow.sha256).where(LabeledImageRow.split == "holdout")
+    marked = FingerprintRow.holdout_sha256.is_not(None)
+    return set(session.scalars(select(FingerprintRow.sha256).where(marked, FingerprintRow.sha256.not_in(is_frozen))))
