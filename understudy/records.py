@@ -137,6 +137,7 @@ class Outcome(enum.StrEnum):
     DUPLICATE = "duplicate"  #: the same bytes are there already
     HOLDOUT_LEAK = "holdout-leak"  #: the same bytes are in the holdout, which never trains
     QUARANTINED = "quarantined"  #: cannot be used; the reason says why
+    ATTACHED = "attached"  #: a file that belongs to an image beside it (its class, caption or metadata): not kept
 
 
 class ReceiptEntry(Record):

@@ -36,6 +36,9 @@ class Candidate:
 def check(numbered: Numbered) -> Candidate | ReceiptEntry:
     """Decode an entry: a candidate, or the line of the receipt that says why it is none."""
     index, entry = numbered.index, numbered.entry
+    if entry.attached_to is not None:
+        detail = f"it belongs to {entry.attached_to}"
+        return ReceiptEntry(index=index, name=entry.name, outcome=Outcome.ATTACHED, detail=detail)
     if entry.refusal is not None:
         return quarantined(index, entry.name, entry.refusal.code, entry.refusal.detail)
     try:

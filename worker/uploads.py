@@ -5,7 +5,7 @@ It knows where uploads lie and what an archive is; not what becomes of an entry.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from understudy.errors import ArchiveRefused
@@ -52,8 +52,13 @@ def walk(store: Store, uploads: list[Upload]) -> Iterator[Numbered | Folder]:
                 if isinstance(entry, Folder):
                     yield Folder(entries.shown(entry.name))
                     continue
-                yield Numbered(index, Entry(entries.shown(entry.name), entry.data, entry.refusal), upload.split)
+                yield Numbered(index, _shown(entry), upload.split)
                 index += 1
+
+
+def _shown(entry: Entry) -> Entry:
+    attached_to = None if entry.attached_to is None else entries.shown(entry.attached_to)
+    return replace(entry, name=entries.shown(entry.name), attached_to=attached_to)
 
 
 @contextmanager
