@@ -64,11 +64,16 @@ def _shown(entry: Entry) -> Entry:
 @contextmanager
 def _opened(store: Store, upload: Upload, *, is_alone: bool) -> Iterator[Archive]:
     """One upload. What cannot be opened fails the job if it is all there is; among others it is one bad entry."""
+    if upload.problem is not None:  # there is nothing in the store
+        yield Archive(iter([Entry(upload.name, refusal=upload.problem)]), 1)
+        return
     with store.open(upload.key) as file:
         try:
             archive = archives.read(file, upload.name)
         except ArchiveRefused as refused:
-            if is_alone or upload.split != "unlabeled":  # a labeled set is taken whole or not at all
+            if (
+                is_alone and not upload.is_fetched
+            ) or upload.split != "unlabeled":  # a labeled set is taken whole or not
                 raise
             archive = Archive(iter([entries.refused(upload.name, refused.code, str(refused))]), 1)
         yield archive
