@@ -17,6 +17,7 @@ _JOB: dict[str, Any] = {
         "duplicate": 15,
         "holdout-leak": 1,
         "quarantined": 4,
+        "attached": 0,
         "reasons": {"truncated": 3, "not_an_image": 1},
         "receipt_key": "receipts/0204b678d519f1b9bdbf/1.parquet",
     },

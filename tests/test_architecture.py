@@ -47,6 +47,8 @@ DOORS = {
     "uvicorn": ("service/",),
     "prometheus_client": ("service/metrics.py",),
     "httpx": ("understudy/client.py",),
+    "httpcore": ("worker/fetching.py",),
+    "zstandard": ("worker/tars.py",),
     "opentelemetry": ("understudy/telemetry.py",),
     "pydantic_settings": ("understudy/settings.py",),
 }

@@ -248,7 +248,7 @@ def _log_line(name: str, line: str) -> None:
 
 
 def _outcomes(result: dict[str, Any]) -> str:
-    kinds = ("accepted", "duplicate", "holdout-leak", "quarantined")
+    kinds = ("accepted", "duplicate", "holdout-leak", "quarantined", "attached")
     counts = ", ".join(f"{result[kind]:,} {kind}" for kind in kinds if result.get(kind))
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.get("reasons", {}).items())
     return f"{result.get('entries', 0):,} entries: {counts or 'nothing'}" + (f" ({reasons})" if reasons else "")

@@ -7,11 +7,13 @@ UnderstudyError
 │   ├── LabeledSetRefused  the labeled images cannot make a training set and a holdout
 │   ├── ArtifactRefused    an exported model is not what its card says
 │   ├── RecipeRefused      a recipe, a student or one of their fields does not exist or contradicts itself
+│   ├── SourceRefused      a remote source may not be asked for, or does not give what was asked
 │   ├── UploadRefused      an upload is too large, empty or of the wrong kind
 │   └── BodyTimeout        a request's body took too long to arrive
 ├── NotFound           there is nothing of that name
 ├── Conflict           it contradicts what is there already
 ├── NotReady           it will work later; the message says what is awaited
+│   ├── SourceAway         a remote source does not answer, or not in time
 │   ├── NoChampion         no model has been promoted yet
 │   ├── Overloaded         more is accepted already than can be answered in time
 │   └── DeadlineExceeded   the time that the client gave is over
@@ -71,6 +73,12 @@ class RecipeRefused(Refused):
     code = "recipe_refused"
 
 
+class SourceRefused(Refused):
+    """A remote source may not be asked for, or does not give what was asked."""
+
+    code = "source_refused"
+
+
 class UploadRefused(Refused):
     """An upload is too large, empty or of the wrong kind."""
 
@@ -99,6 +107,12 @@ class NotReady(UnderstudyError):
     """It will work later; the message says what is awaited."""
 
     code = "not_ready"
+
+
+class SourceAway(NotReady):
+    """A remote source does not answer, or not in time."""
+
+    code = "source_away"
 
 
 class NoChampion(NotReady):

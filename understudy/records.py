@@ -84,6 +84,8 @@ class Problem(Record):
 
 class JobKind(enum.StrEnum):
     INGEST = "ingest"  #: unpack an upload into a bucket's shards
+    SYNC = "sync"  #: list a remote source, and open jobs that fetch what is new
+    FETCH = "fetch"  #: fetch new objects of a remote source, and unpack them into a bucket's shards
     LABELED = "labeled"  #: take human-labeled images, freeze the holdout, open generation 0
     GENERATION = "generation"  #: one turn of the loop, done by the trainer
 
@@ -107,6 +109,8 @@ class Upload(Record):
     name: str  #: as the client called it: data, never a path
     num_bytes: int
     split: Literal["unlabeled", "labeled", "holdout"] = "unlabeled"
+    is_fetched: bool = False  #: by a worker from a remote source; if it cannot be opened, it is one bad entry
+    problem: Problem | None = None  #: why it could not be fetched; then there is nothing under its key
 
 
 class Job(Record):
@@ -127,6 +131,41 @@ class Job(Record):
     updated_at: Timestamp
 
 
+# -- remote sources -----------------------------------------------------------------------------
+
+
+class SourceRequest(Record):
+    """What was asked: to take what lies at a URL, now and whenever it is synced again."""
+
+    bucket: str = Field(pattern=BUCKET_PATTERN, description="where the images go; made if new")
+    url: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="`s3://bucket/prefix`, `gs://bucket/prefix`, or `https://host/file` (one archive or image); "
+        "credentials are in the workers' environment, never in here",
+        examples=["s3://holiday-photos/2026/"],
+    )
+
+
+class ObjectCounts(Record):
+    """What became of the objects of a source that were ever listed."""
+
+    num_taken: int  #: in a receipt
+    num_underway: int  #: a job has them, and has not ended
+    num_failed: int  #: their job failed; the next sync takes them again
+
+
+class RemoteSource(Record):
+    """A remote source of a bucket."""
+
+    id: str
+    bucket: str
+    url: str
+    job: str | None = None  #: its newest sync
+    objects: ObjectCounts | None = None  #: None in lists: it is counted when one source is asked for
+    created_at: Timestamp
+
+
 # -- images and shards --------------------------------------------------------------------------
 
 
@@ -137,6 +176,7 @@ class Outcome(enum.StrEnum):
     DUPLICATE = "duplicate"  #: the same bytes are there already
     HOLDOUT_LEAK = "holdout-leak"  #: an exact or near copy is in the holdout, which never trains
     QUARANTINED = "quarantined"  #: cannot be used; the reason says why
+    ATTACHED = "attached"  #: a file that belongs to an image beside it (its class, caption or metadata): not kept
 
 
 class ReceiptEntry(Record):

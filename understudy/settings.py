@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from understudy.addresses import Allowance
 from understudy.errors import SettingsRefused
 
 #: A Unix socket's path may not be longer than this on any system we run on (macOS: 104).
@@ -34,7 +35,21 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         60.0, ge=1.0, description="a claim on work lapses this many seconds after its last heartbeat"
     )
+    allowed_sources: str = Field(
+        "", description="private hosts and networks that remote sources may be on, with commas; empty: none"
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
+
+    @field_validator("allowed_sources")
+    @classmethod
+    def _know_hosts_and_networks(cls, text: str) -> str:
+        Allowance.read(text)
+        return text
+
+    @property
+    def allowance(self) -> Allowance:
+        """``allowed_sources``, read."""
+        return Allowance.read(self.allowed_sources)
 
     @model_validator(mode="after")
     def _default_to_the_data_folder(self) -> Self:
@@ -136,6 +151,7 @@ class WorkerSettings(Settings):
         0, ge=0, description="label sets of the last so many champions are kept, older ones deleted; 0: all are kept"
     )
     reconcile_s: float = Field(15.0, gt=0, description="how often overdue work is looked for")
+    source_bytes: int = Field(64 * 2**30, ge=1, description="largest archive that is fetched from a remote source")
 
 
 class TrainerSettings(Settings):

@@ -8,8 +8,11 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -17,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from understudy.errors import SettingsRefused
+from understudy.errors import SettingsRefused, SourceAway, SourceRefused
 
 #: Part size of streamed uploads. S3 takes no part under 5 MiB.
 PART_BYTES = 8 * 2**20
@@ -31,6 +34,11 @@ UNFINISHED = ("uploads/*/*#*", "weights/*#*", "weights/arriving-*")
 def upload_key(job: str, index: int) -> str:
     """One file of an upload; deleted when its job has ended."""
     return f"uploads/{job}/{index:06d}"
+
+
+def fetched_key(job: str, attempt: int, index: int) -> str:
+    """One object of a remote source as an attempt fetched it; deleted as an upload is."""
+    return f"uploads/{job}/{attempt}-{index:06d}"
 
 
 def weights_key(sha256: str) -> str:
@@ -138,6 +146,20 @@ class Store:
         await obstore.put_async(self._store, key, chunks, chunk_size=PART_BYTES, max_concurrency=2)
         await asyncio.to_thread(self._make_durable, key)
 
+    def pour(self, key: str, chunks: Iterable[bytes]) -> None:
+        """The same of what is read here rather than received; if ``chunks`` raises, nothing is left behind."""
+        # Not ``put`` with an iterator: what reads from another store inside of it would end the process.
+        writer = obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=2)
+        try:
+            for chunk in chunks:
+                writer.write(chunk)
+        except Exception:
+            writer.close()
+            self.delete(key)
+            raise
+        writer.close()
+        self._make_durable(key)
+
     def move(self, source: str, target: str) -> None:
         """Give an object its final key, over what may be there (the same content, by its name)."""
         obstore.copy(self._store, source, target)
@@ -175,6 +197,99 @@ class Store:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+# -- others' stores -------------------------------------------------------------------------------
+
+#: A store that does not answer is asked again by the next attempt at the job; here only for a moment.
+_BRIEFLY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object elsewhere, and what tells whether it has changed. None: its server does not say."""
+
+    key: str
+    num_bytes: int | None
+    etag: str | None
+    modified_at: float | None
+
+
+class ForeignStore:
+    """Somebody's bucket, only read: ``s3`` or ``gs``, with credentials from the environment.
+
+    Raises SourceRefused for what asking again will not mend, and SourceAway for the rest, without the
+    vendor's words: they may name what is nobody's business.
+    """
+
+    def __init__(self, scheme: str, bucket: str) -> None:
+        self._url = f"{scheme}://{bucket}"
+        try:
+            self._store = from_url(self._url, retry_config=_BRIEFLY)
+        except obstore.exceptions.BaseError as error:
+            raise SourceRefused(f"{self._url} cannot be opened ({type(error).__name__})") from error
+
+    def find(self, key: str) -> Listed | None:
+        """One object. None: there is none of that key."""
+        with self._said():
+            try:
+                return _listed(obstore.head(self._store, key))
+            except (FileNotFoundError, obstore.exceptions.NotFoundError):
+                return None
+
+    def pages(self, prefix: str, *, after: str | None) -> Iterator[list[Listed]]:
+        """The objects under a prefix in the order of their keys, from behind ``after``, a thousand at a time."""
+        with self._said():
+            pages = iter(obstore.list(self._store, prefix or None, offset=after, chunk_size=1000))
+        while True:
+            with self._said():
+                page = next(pages, None)
+            if page is None:
+                return
+            yield [_listed(each) for each in page]
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The object in pieces."""
+        with self._said():
+            pieces = iter(obstore.get(self._store, key).stream())
+        while True:
+            with self._said():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield bytes(piece)
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, obstore.exceptions.NotFoundError) as error:
+            raise SourceRefused(f"there is nothing of that name in {self._url}", code="source_missing") from error
+        except (PermissionError, *_REFUSALS) as error:
+            raise SourceRefused(
+                f"{self._url} may not be read ({type(error).__name__}); give the workers credentials that may",
+                code="source_forbidden",
+            ) from error
+        except (obstore.exceptions.BaseError, OSError) as error:
+            if (status := _STATUS.search(str(error))) and status[1] in _FINAL:
+                raise SourceRefused(
+                    f"{self._url} is not there, or may not be listed (status {status[1]})", code=_FINAL[status[1]]
+                ) from error
+            raise SourceAway(f"{self._url} does not answer as it should ({type(error).__name__})") from error
+
+
+#: What obstore has no error of its own for, and asking again does not mend.
+_STATUS = re.compile(r"status code: (\d{3})")
+_FINAL = {"400": "source_refused", "401": "source_forbidden", "403": "source_forbidden", "404": "source_missing"}
+_REFUSALS = (
+    obstore.exceptions.PermissionDeniedError,
+    obstore.exceptions.UnauthenticatedError,
+    obstore.exceptions.UnknownConfigurationKeyError,
+)
+
+
+def _listed(meta: Any) -> Listed:
+    return Listed(str(meta["path"]), int(meta["size"]), meta["e_tag"], meta["last_modified"].timestamp())
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""What an uploaded file is, by its first bytes and never by its name: zip, tar, tar.gz, or one image.
+"""What an uploaded file is, by its first bytes and never by its name: zip, tar, tar.gz, tar.zst, or one image.
 
 It gives the entries one at a time. What an image is, it leaves to those who decode.
 """
@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import IO
 
 from understudy.errors import ArchiveRefused
-from worker import entries, tars, zips
+from worker import entries, samples, tars, zips
 from worker.entries import Entry, Folder
 
 #: How the images that we take begin (``images.FORMATS``); the decoder has the last word.
-_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+
+_EXPAND: dict[str | None, tars.Expand] = {"gzip": tars.gunzipped, "zstd": tars.unzstd}
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,31 @@ def read(file: IO[bytes], name: str) -> Archive:
     if not head:
         raise ArchiveRefused("the upload is empty: 0 bytes", code="empty")
     if tars.is_tar(head):  # first, by its checksum: a tar begins with a name, and that may be BMW.jpg
-        return Archive(_without_nested(tars.read_plain(file)))
-    if head.startswith(_IMAGE_MAGIC):
+        return Archive(_of_tar(tars.read_plain(file)))
+    if is_image(head):
         return Archive(_one_image(file, name), 1)
     kind = entries.kind_of_archive(head)
     if kind == "zip":
         num_entries, contents = zips.read(file)
         return Archive(_without_nested(contents), num_entries)
-    if kind == "gzip":
-        return Archive(_without_nested(tars.read_gzipped(file)))
+    if kind in _EXPAND:
+        return Archive(_of_tar(tars.read_compressed(file, _EXPAND[kind])))
     what = "neither an archive nor an image" if kind is None else f"a {kind} archive"
-    raise ArchiveRefused(f"the upload is {what}; send zip, tar, tar.gz or a single image")
+    raise ArchiveRefused(f"the upload is {what}; send zip, tar, tar.gz, tar.zst or a single image")
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins like this looks like an image."""
+    return head.startswith(IMAGE_MAGIC)
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file that begins like this is an archive that is taken."""
+    return tars.is_tar(head[: tars.BLOCK_BYTES]) or entries.kind_of_archive(head) in ("zip", *_EXPAND)
+
+
+def _of_tar(contents: Iterator[Entry | Folder]) -> Iterator[Entry | Folder]:
+    return _without_nested(samples.attached(contents, is_image))
 
 
 def _one_image(file: IO[bytes], name: str) -> Iterator[Entry | Folder]:

@@ -37,14 +37,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Quarantined:
-    """An entry that cannot be used: its line, and its bytes if they were read."""
+class Unused:
+    """An entry that is no candidate: its line, and the bytes of one in quarantine if they were read."""
 
     line: ReceiptEntry
     data: bytes = b""
 
 
-Found = Candidate | Quarantined
+Found = Candidate | Unused
 
 
 def check(checkers: Checkers, found: Iterable[Numbered | Folder]) -> Iterator[Found | Folder]:
@@ -54,14 +54,20 @@ def check(checkers: Checkers, found: Iterable[Numbered | Folder]) -> Iterator[Fo
 
 
 def _image_of(item: Numbered | Folder) -> bytes | None:
-    return None if isinstance(item, Folder) or item.entry.refusal is not None else item.entry.data
+    """What is to be decoded; None: nothing, because it is refused already, or only belongs to an image."""
+    if isinstance(item, Folder) or item.entry.refusal is not None or item.entry.attached_to is not None:
+        return None
+    return item.entry.data
 
 
 def _judged(numbered: Numbered, answer: Checked | Problem | None) -> Found:
     index, entry = numbered.index, numbered.entry
+    if entry.attached_to is not None:
+        detail = f"it belongs to {entry.attached_to}"
+        return Unused(ReceiptEntry(index=index, name=entry.name, outcome=Outcome.ATTACHED, detail=detail))
     problem = entry.refusal if answer is None else answer
     if isinstance(problem, Problem):
-        return Quarantined(quarantined(index, entry.name, problem.code, problem.detail), entry.data)
+        return Unused(quarantined(index, entry.name, problem.code, problem.detail), entry.data)
     assert isinstance(answer, Checked), "what was not refused was checked"
     sha256 = hashlib.sha256(entry.data).hexdigest()
     return Candidate(

@@ -27,6 +27,8 @@ REST_OF_ARCHIVE = "(the rest of the archive)"
 _DRIVE = re.compile("[A-Za-z]:")
 _JUNK_FOLDERS = frozenset({"__MACOSX", ".git", ".ipynb_checkpoints"})
 _JUNK_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+#: What others read by running what is inside. Nobody here does; who sends it shall know that it was seen.
+FORBIDDEN_TYPES = frozenset({".pyd", ".pkl", ".pickle"})
 #: What is shown as %xx: control characters (PostgreSQL takes no NUL, and no log wants a line's end), and
 #: bytes that are not UTF-8. Not with a backslash, which would make two folders of one.
 _ESCAPES = {code: f"%{code:02x}" for code in (*range(32), 127)} | {0xDC00 + b: f"%{b:02x}" for b in range(128, 256)}
@@ -40,6 +42,8 @@ ARCHIVE_MAGIC = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
+    # zstd's frames that are skipped, of which pzstd puts one at the head
+    **{bytes((0x50 + number,)) + b"\x2a\x4d\x18": "zstd" for number in range(16)},
     b"7z\xbc\xaf\x27\x1c": "7-Zip",
     b"Rar!\x1a\x07": "RAR",
 }
@@ -52,6 +56,7 @@ class Entry:
     name: str  #: as the archive calls it: data, never a path
     data: bytes = b""
     refusal: Problem | None = None
+    attached_to: str | None = None  #: the image of the same sample that it belongs to; such an entry has no bytes
 
     @property
     def folder(self) -> str:
@@ -87,6 +92,8 @@ def refuse_name(name: str) -> Problem | None:
         return Problem(code="escaping_path", detail="the name leads out of the archive: absolute, or through '..'")
     if is_junk(name):
         return Problem(code="not_an_image", detail="a file that an operating system left behind")
+    if (suffix := PurePosixPath(parts[-1]).suffix.lower()) in FORBIDDEN_TYPES:
+        return Problem(code="forbidden_type", detail=f"{suffix} files hold Python's pickles, which are never opened")
     return None
 
 

@@ -13,7 +13,7 @@ from understudy.catalog.claims import Claim
 from understudy.catalog.shards import Known
 from understudy.records import Job, Outcome, ReceiptEntry, ShardMember
 from worker import candidates, receipts, uploads
-from worker.candidates import Candidate, Found, Quarantined
+from worker.candidates import Candidate, Found, Unused
 from worker.entries import Folder
 from worker.receipts import Receipt
 from worker.resemblance import Resemblance
@@ -74,7 +74,7 @@ class _Unpacking:
         known = shards.known(self._catalog, {image.sha256 for image in images})
         self._resemblance.look_up(image for image in images if image.sha256 not in self._first)
         for item in batch:
-            if isinstance(item, Quarantined):
+            if isinstance(item, Unused):
                 self._receipt.write(item.line)
                 continue
             line = self._judge(item, known.get(item.sha256))

@@ -21,7 +21,7 @@ from understudy.fingerprints import Fingerprints
 from understudy.images import Facts
 from understudy.records import GenerationRequest, Job, Outcome, ReceiptEntry, ShardMember, Upload
 from worker import candidates, entries, uploads
-from worker.candidates import Candidate, Found, Quarantined
+from worker.candidates import Candidate, Found, Unused
 from worker.entries import Folder
 from worker.receipts import Receipt, is_own, place
 from worker.resources import Resources
@@ -123,10 +123,10 @@ def _checking(claim: Claim, found: Iterable[Numbered | Folder]) -> Iterator[Numb
 
 
 def _note(findings: _Findings, checked: Found) -> None:
-    name = checked.line.name if isinstance(checked, Quarantined) else checked.name
+    name = checked.line.name if isinstance(checked, Unused) else checked.name
     if entries.folder_of(name) and not entries.is_junk(name):
         findings.folders.add(_path(name, is_file=True))
-    if isinstance(checked, Quarantined):
+    if isinstance(checked, Unused):
         findings.lines.append(checked.line)
     elif not checked.folder:
         detail = "a labeled image lies in a folder that names its class; this one lies in none"

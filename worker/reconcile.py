@@ -28,7 +28,7 @@ RETRY_LABELS_S = 3600.0
 #: Rings in a round and a queue. They are only sent into an empty queue, so it stays as short as this.
 MAX_RINGS = 1000
 
-_IS_UNPACKED = JobRow.kind.in_([JobKind.INGEST, JobKind.LABELED])
+_IS_UNPACKED = JobRow.kind.in_([JobKind.INGEST, JobKind.LABELED, JobKind.SYNC, JobKind.FETCH])
 _IS_GENERATION = JobRow.kind == JobKind.GENERATION
 
 

@@ -1,4 +1,4 @@
-"""Tar archives, plain or gzipped, read from front to back in blocks of 512 bytes.
+"""Tar archives, plain or compressed with gzip or zstd, read from front to back in blocks of 512 bytes.
 
 Not by ``tarfile``: that believes what a header says, so a claim of 8 TiB is waited for, a negative size
 is gone back by, and a name record of 50 MB is read into memory. Nothing is ever written to disk.
@@ -8,9 +8,11 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Protocol
+
+import zstandard
 
 from understudy.errors import ArchiveRefused
 from understudy.records import Problem
@@ -22,6 +24,8 @@ BLOCK_BYTES = 512
 MAX_HEADER_BYTES = 2**20
 #: Read this much at a time of what is passed over.
 SKIP_BYTES = 2**20
+#: zstd keeps so much of what came out in memory. 128 MiB is what the ``zstd`` program takes by itself (``--long=27``).
+MAX_WINDOW_BYTES = 128 * 2**20
 
 _FILE, _OLD_FILE, _CONTIGUOUS = b"0", b"\0", b"7"
 _HARD_LINK, _SYMBOLIC_LINK, _FOLDER = b"1", b"2", b"5"
@@ -69,20 +73,43 @@ class _Plain:
         return target <= self._num_bytes
 
 
-class _Gzipped:
-    """A tar inside gzip: counts what comes out, because what goes in says nothing about it."""
+class _Reads(Protocol):
+    """What the compressions' own readers have in common."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def read(self, size: int, /) -> bytes: ...
+
+
+#: Begins to expand a file from its first byte.
+Expand = Callable[[IO[bytes]], _Reads]
+
+
+def gunzipped(file: IO[bytes]) -> _Reads:
+    """The bytes inside gzip."""
+    return gzip.GzipFile(fileobj=file, mode="rb")
+
+
+def unzstd(file: IO[bytes]) -> _Reads:
+    """The bytes inside zstd: of all its frames, since ``pzstd`` and appending make several."""
+    expander = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+    return expander.stream_reader(file, read_across_frames=True, closefd=False)
+
+
+class _Compressed:
+    """A tar inside a compression: counts what comes out, because what goes in says nothing about it."""
+
+    def __init__(self, file: IO[bytes], expand: Expand) -> None:
         archive_bytes = file.seek(0, io.SEEK_END)
         file.seek(0)
         self._left = self._limit = entries.expansion_limit(archive_bytes)
-        self._file = gzip.GzipFile(fileobj=file, mode="rb")
+        self._file = expand(file)
 
     def read(self, num_bytes: int) -> bytes:
         try:
             data = self._file.read(num_bytes)
         except EOFError as error:
             raise _Ended("truncated_archive", "the compressed data breaks off") from error
+        except zstandard.ZstdError as error:
+            raise _zstd_ended(error) from error
         except (OSError, zlib.error) as error:
             raise _Ended("damaged", f"the compressed data is damaged: {error}") from error
         self._left -= len(data)
@@ -100,6 +127,15 @@ class _Gzipped:
                 return False
             num_bytes -= num_read
         return True
+
+
+def _zstd_ended(error: zstandard.ZstdError) -> _Ended:
+    if "too much memory" in str(error):
+        detail = (
+            f"to expand it takes a window of more than {MAX_WINDOW_BYTES:,} bytes; compress it with --long=27 or less"
+        )
+        return _Ended("too_large", detail)
+    return _Ended("damaged", f"the compressed data is damaged: {error}")
 
 
 @dataclass(frozen=True)
@@ -132,15 +168,17 @@ def read_plain(file: IO[bytes]) -> Iterator[Entry | Folder]:
     return _entries(_Plain(file))
 
 
-def read_gzipped(file: IO[bytes]) -> Iterator[Entry | Folder]:
-    """The same of a gzipped tar. Raises ArchiveRefused at once if there is no tar inside the gzip."""
+def read_compressed(file: IO[bytes], expand: Expand) -> Iterator[Entry | Folder]:
+    """The same of a compressed tar. Raises ArchiveRefused at once if there is no tar inside."""
     try:
-        head = _Gzipped(file).read(BLOCK_BYTES)
+        head = _Compressed(file, expand).read(BLOCK_BYTES)
     except _Ended as ended:
         raise ArchiveRefused(str(ended), code=ended.problem.code) from ended
     if not is_tar(head):
-        raise ArchiveRefused("there is no tar inside this gzip; send zip, tar or tar.gz")
-    return _entries(_Gzipped(file))
+        if len(head) < BLOCK_BYTES and expand is unzstd:  # its reader ends quietly where the data breaks off
+            raise ArchiveRefused("the compressed data breaks off", code="truncated_archive")
+        raise ArchiveRefused("there is no tar inside the compression; send zip, tar, tar.gz or tar.zst")
+    return _entries(_Compressed(file, expand))
 
 
 def _entries(source: _Source) -> Iterator[Entry | Folder]:

@@ -12,7 +12,7 @@ from understudy.catalog.tables import JobRow
 from understudy.errors import LeaseLost, NotFound, Refused
 from understudy.records import Job, JobKind, Problem
 from understudy.store import receipt_key
-from worker import attempts
+from worker import attempts, sources
 from worker.ingest import ingest
 from worker.labeled import unpack_labeled
 from worker.resources import Resources
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 UNPACKERS: dict[JobKind, Callable[[Resources, Claim, Job, Path], None]] = {
     JobKind.INGEST: ingest,
     JobKind.LABELED: unpack_labeled,
+    JobKind.SYNC: sources.sync,
+    JobKind.FETCH: sources.fetch,
 }
 
 

@@ -5,7 +5,7 @@ It knows where uploads lie and what an archive is; not what becomes of an entry.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from understudy.errors import ArchiveRefused
@@ -52,18 +52,28 @@ def walk(store: Store, uploads: list[Upload]) -> Iterator[Numbered | Folder]:
                 if isinstance(entry, Folder):
                     yield Folder(entries.shown(entry.name))
                     continue
-                yield Numbered(index, Entry(entries.shown(entry.name), entry.data, entry.refusal), upload.split)
+                yield Numbered(index, _shown(entry), upload.split)
                 index += 1
+
+
+def _shown(entry: Entry) -> Entry:
+    attached_to = None if entry.attached_to is None else entries.shown(entry.attached_to)
+    return replace(entry, name=entries.shown(entry.name), attached_to=attached_to)
 
 
 @contextmanager
 def _opened(store: Store, upload: Upload, *, is_alone: bool) -> Iterator[Archive]:
     """One upload. What cannot be opened fails the job if it is all there is; among others it is one bad entry."""
+    if upload.problem is not None:  # there is nothing in the store
+        yield Archive(iter([Entry(upload.name, refusal=upload.problem)]), 1)
+        return
     with store.open(upload.key) as file:
         try:
             archive = archives.read(file, upload.name)
         except ArchiveRefused as refused:
-            if is_alone or upload.split != "unlabeled":  # a labeled set is taken whole or not at all
+            if (
+                is_alone and not upload.is_fetched
+            ) or upload.split != "unlabeled":  # a labeled set is taken whole or not
                 raise
             archive = Archive(iter([entries.refused(upload.name, refused.code, str(refused))]), 1)
         yield archive

@@ -1,14 +1,23 @@
 """A worker's resources over a real catalog and a real store, and archives to send it."""
 
 import io
+import ssl
 import tarfile
+import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -123,6 +132,80 @@ def pack_tar() -> Callable[..., bytes]:
     return tar_of
 
 
+@dataclass
+class FileServer:
+    """A real HTTPS server for ``files.example``: what it answers by path, and what it was asked."""
+
+    port: int
+    authority: Path  #: of its certificate
+    answers: dict[str, tuple[int, dict[str, str], bytes]]
+    asked: list[tuple[str, str | None, str | None]]  #: path, Host, and the name in TLS
+
+    @property
+    def url(self) -> str:
+        return f"https://files.example:{self.port}"
+
+
+def certificate_for(host: str, folder: Path) -> tuple[Path, Path]:
+    """A certificate that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host), x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    key_bytes = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    for path, data in zip(paths, (certificate.public_bytes(serialization.Encoding.PEM), key_bytes), strict=True):
+        path.write_bytes(data)
+    return paths
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[FileServer]:
+    """Gives what is put into its ``answers``; a Content-Length there may be a lie."""
+    (folder := tmp_path / "tls").mkdir()
+    certificate, key = certificate_for("files.example", folder)
+    names: list[str | None] = []
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.asked.append((self.path, self.headers["Host"], names[-1]))
+            status, headers, body = server.answers.get(self.path, (404, {}, b"none"))
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not to the terminal."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.sni_callback = lambda socket, name, context: names.append(name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as http:
+        http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
+        http.handle_error = lambda request, address: None  # type: ignore[method-assign]  # who hangs up, may
+        server = FileServer(http.server_port, certificate, {}, [])
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield server
+        http.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def receipt_of(resources: Resources) -> Callable[[Job], list[ReceiptEntry]]:
     """The receipt of a job that succeeded."""
@@ -175,6 +258,11 @@ class MortalStore(Store):
         is_new = super().put(key, data)
         self._fuse.burn()
         return is_new
+
+    def pour(self, key: str, chunks: Iterable[bytes]) -> None:
+        self._fuse.burn()
+        super().pour(key, chunks)
+        self._fuse.burn()
 
     def replace(self, key: str, data: bytes | Path) -> None:
         self._fuse.burn()

@@ -1,11 +1,13 @@
 import gzip
 import io
+import random
 import struct
 import tarfile
 import time
 import zipfile
 
 import pytest
+import zstandard
 
 from understudy.errors import ArchiveRefused
 from worker import archives, entries, tars
@@ -38,6 +40,17 @@ def body(data: bytes) -> bytes:
 
 
 END = bytes(2 * tars.BLOCK_BYTES)
+zstd = zstandard.ZstdCompressor().compress
+
+
+@pytest.mark.parametrize("name", ["a.pyd", "a.PKL", "x/a.pickle"])
+def test_pickles_are_forbidden_in_every_archive(name, pack_tar, pack_zip):
+    """Whatever is inside, also beside an image of their sample; what follows is read."""
+    for pack in (pack_tar, pack_zip):
+        assert outcomes(pack({"a.png": PNG, name: PNG, "b.png": PNG}))[1:] == [
+            (name, "forbidden_type"),
+            ("b.png", None),
+        ]
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -82,6 +95,11 @@ def test_long_names_arrive_whole(tar_format):
         (b"7z\xbc\xaf\x27\x1c" + bytes(600), "not_an_archive"),
         (gzip.compress(b"no tar" * 200, mtime=0), "not_an_archive"),
         (gzip.compress(bytes(2048), mtime=0)[:12], "truncated_archive"),
+        (zstd(b"no tar" * 200), "not_an_archive"),
+        (zstd(bytes(2048))[:12], "truncated_archive"),
+        (b"\x28\xb5\x2f\xfd" + b"\xff" * 40, "damaged"),
+        # a frame of one byte and 2 GiB of window
+        (b"\x28\xb5\x2f\xfd\x00\xa8\x09\x00\x00a", "too_large"),
         (b"PK\x03\x04" + bytes(600), "truncated_archive"),
         (b"PK\x03\x04" + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, 999, 5, 0), "damaged"),
     ],
@@ -146,10 +164,11 @@ def test_a_damaged_entry_of_a_zip_is_refused_alone(pack_zip):
     assert outcomes(bytes(data)) == [("x.png", "damaged"), ("y.png", None)]
 
 
-@pytest.mark.parametrize("nested", ["zip", "tar", "gzip"])
+@pytest.mark.parametrize("nested", ["zip", "tar", "gzip", "zstd"])
 def test_archives_inside_archives_are_refused(nested, pack_zip, pack_tar):
     """They are not unpacked, at any depth."""
-    inner = {"zip": pack_zip({"a": PNG}), "tar": pack_tar({"a": PNG}), "gzip": gzip.compress(PNG)}[nested]
+    inner = {"zip": pack_zip({"a": PNG}), "tar": pack_tar({"a": PNG}), "gzip": gzip.compress(PNG),
+             "zstd": zstd(PNG)}[nested]  # fmt: skip
     assert outcomes(pack_tar({"inner.png": inner, "b.png": PNG})) == [("inner.png", "nested_archive"), ("b.png", None)]
 
 
@@ -163,7 +182,7 @@ def test_a_claim_of_8_tib_is_answered_at_once():
     """Refused as too large; that the archive ends there is told too."""
     size = b"\x80" + (8 * 2**40).to_bytes(11, "big")
     began = time.monotonic()
-    for pack in (bytes, gzip.compress):
+    for pack in (bytes, gzip.compress, zstd):
         assert outcomes(pack(header("a.png", 3) + body(b"abc") + header("x", size_field=size) + body(b"x"))) == [
             ("a.png", None),
             ("x", "too_large"),
@@ -180,7 +199,7 @@ def test_a_size_that_is_none_ends_the_archive(field):
 
 
 @pytest.mark.parametrize("cut", [-1, -600, -1024, -1536, -2000])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd], ids=["plain", "gzip", "zstd"])
 def test_what_came_before_a_cut_is_kept(cut, pack):
     """In the middle of an entry, of a header, of the padding or of the end mark."""
     data = header("a.png", 3) + body(b"abc") + header("b.png", 700) + body(bytes(700)) + END
@@ -192,10 +211,40 @@ def test_what_came_before_a_cut_is_kept(cut, pack):
         assert names[-1][1] == "truncated_archive"
 
 
-def test_compressed_data_that_breaks_off_keeps_what_came_before():
-    """The gzip itself is cut, not the tar in it."""
-    data = gzip.compress(header("a.png", 3) + body(b"abc") + header("b.png", 3) + body(b"xyz") + END)
-    assert outcomes(data[:-12])[-1][1] in (None, "truncated_archive")
+@pytest.mark.parametrize("compress", [gzip.compress, zstd])
+def test_compressed_data_that_breaks_off_keeps_what_came_before(compress):
+    """The compressed data itself is cut, not the tar in it: at every tenth of its length."""
+    noise = random.Random(0).randbytes(2_000_000)
+    data = compress(
+        b"".join(header(f"{n}.png", 200_000) + body(noise[n * 200_000 :][:200_000]) for n in range(10)) + END
+    )
+    counts = []
+    for tenth in range(1, 10):
+        *whole, (name, code) = outcomes(data[: len(data) * tenth // 10])
+        assert (name, code) == ("(the rest of the archive)", "truncated_archive")
+        assert {code for _, code in whole} <= {None}
+        counts.append(len(whole))
+    assert counts == sorted(counts)
+    assert counts[-1] >= 7
+
+
+def test_zstd_of_several_frames_is_one_archive(pack_tar):
+    """As pzstd writes it, with a frame to be skipped at the head, and with a window of 128 MiB."""
+    data = pack_tar({"a.png": PNG, "b.png": PNG})
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    assert outcomes(skipped + zstd(data[:700]) + zstd(data[700:])) == [("a.png", None), ("b.png", None)]
+    wide = zstandard.ZstdCompressionParameters(window_log=27)
+    assert len(outcomes(zstandard.ZstdCompressor(compression_params=wide).compress(data))) == 2
+
+
+def test_damage_inside_zstd_ends_the_archive():
+    """By the frame's checksum or before; what came before is kept."""
+    params = zstandard.ZstdCompressor(write_checksum=True)
+    noise = random.Random(0).randbytes(300_000)
+    data = bytearray(params.compress(header("a.png", 3) + body(b"abc") + header("b.png", 300_000) + body(noise) + END))
+    data[-1000:-990] = bytes(10)
+    data[-4:] = bytes(4)
+    assert outcomes(bytes(data))[0] == ("a.png", None)
 
 
 def test_a_damaged_header_ends_the_archive():
@@ -213,11 +262,12 @@ def test_a_header_of_50_mb_is_not_read():
     assert outcomes(header("x", 8, b"x") + body(b"garbage!") + header("a", 0) + END)[-1][1] == "damaged"
 
 
-def test_a_gzip_bomb_ends_as_one(monkeypatch):
+@pytest.mark.parametrize("compress", [gzip.compress, zstd])
+def test_a_compressed_bomb_ends_as_one(monkeypatch, compress):
     """Two gigabytes of zeros would be two megabytes; here the limit is smaller and the time too."""
     monkeypatch.setattr(entries, "FREE_EXPANSION_BYTES", 2**20)
     monkeypatch.setattr(entries, "MAX_RATIO", 1)
-    data = gzip.compress(header("a.png", 3) + body(b"abc") + header("b.png", 2**22) + bytes(2**22) + END)
+    data = compress(header("a.png", 3) + body(b"abc") + header("b.png", 2**22) + bytes(2**22) + END)
     assert outcomes(data) == [("a.png", None), ("(the rest of the archive)", "archive_bomb")]
 
 

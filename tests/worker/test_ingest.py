@@ -39,7 +39,7 @@ def test_an_upload_becomes_shards_and_a_receipt(resources, send, pack_zip, recei
     done = jobs.get(resources.catalog, job.id)
     assert done.state is JobState.SUCCEEDED
     assert done.result | {"receipt_key": ""} == {
-        "entries": 5, "accepted": 3, "duplicate": 1, "holdout-leak": 0, "quarantined": 1,
+        "entries": 5, "accepted": 3, "duplicate": 1, "holdout-leak": 0, "quarantined": 1, "attached": 0,
         "reasons": {"not_an_image": 1}, "near_duplicates": 0, "receipt_key": "",
     }  # fmt: skip
     assert [(line.index, line.name, line.outcome.value, line.reason) for line in receipt_of(job)] == [
@@ -51,6 +51,17 @@ def test_an_upload_becomes_shards_and_a_receipt(resources, send, pack_zip, recei
     ]
     assert [shard.num_images for shard in sealed.of_split(resources.catalog, "unlabeled")] == [2, 1]
     assert (done.step, done.done, done.total) == ("unpack", 5, 5)
+
+
+def test_what_belongs_to_an_image_has_an_outcome_of_its_own(resources, send, pack_tar, receipt_of):
+    """A WebDataset shard: the images are accepted, the rest is attached, and nothing is unpickled."""
+    job = send(pack_tar({"1.png": GOOD[0], "1.cls": b"3", "1.pyd": b"cos\nsystem\n"}))
+    unpack(resources, job.id)
+    assert [(line.name, line.outcome.value, line.reason, line.detail) for line in receipt_of(job)] == [
+        ("1.png", "accepted", None, None),
+        ("1.cls", "attached", None, "it belongs to 1.png"),
+        ("1.pyd", "quarantined", "forbidden_type", ".pyd files hold Python's pickles, which are never opened"),
+    ]
 
 
 def test_nothing_is_left_behind(resources, send, pack_tar):

@@ -73,6 +73,31 @@ class JobRow(Claimable, Base):
     result: Mapped[dict[str, Any] | None]
 
 
+class SourceRow(Base):
+    """A remote source of a bucket. Its digest, of bucket and URL, is what makes it one."""
+
+    __tablename__ = "sources"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    bucket: Mapped[str] = mapped_column(ForeignKey("buckets.name"))
+    url: Mapped[str] = mapped_column(String(2000))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # its newest sync
+    created_at: Mapped[float]
+
+
+class SourceObjectRow(Base):
+    """An object of a source as it was listed last, and the job that has it: it is taken once that has succeeded."""
+
+    __tablename__ = "source_objects"
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the key, which may be long
+    key: Mapped[str] = mapped_column(String(2000))
+    num_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    etag: Mapped[str | None] = mapped_column(String(200))
+    modified_at: Mapped[float | None]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+
+
 class ShardRow(Base):
     __tablename__ = "shards"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
