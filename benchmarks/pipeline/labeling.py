@@ -50,6 +50,7 @@ class Labeled:
     one_worker_of_one_core: float
     two_workers_of_one_core: float | None  #: together; None: there is only one core
     of_limit: float
+    of_limit_by_cpu_time: float  #: CPU seconds an image takes, the limit's by ours: what a busy machine disturbs less
     of_one_core_limit: float
     two_to_one: float | None
 
@@ -63,7 +64,7 @@ def measure(*, num_images: int = 600, shard_images: int = 200, rounds: int = 3) 
         taken = [_round(folder, cores, num_images) for _ in range(rounds)]
     finally:
         shutil.rmtree(folder)
-    limits, ones, one_core_limits, singles, pairs = zip(*taken, strict=True)
+    limits, ones, one_core_limits, singles, pairs, efficiencies = zip(*taken, strict=True)
     several = len(cores) > 1
     return Labeled(
         num_images=num_images,
@@ -75,6 +76,7 @@ def measure(*, num_images: int = 600, shard_images: int = 200, rounds: int = 3) 
         one_worker_of_one_core=statistics.median(singles),
         two_workers_of_one_core=statistics.median(pairs) if several else None,
         of_limit=_ratio(ones, limits),
+        of_limit_by_cpu_time=statistics.median(efficiencies),
         of_one_core_limit=_ratio(singles, one_core_limits),
         two_to_one=_ratio(pairs, singles) if several else None,
     )
@@ -84,16 +86,14 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def _round(folder: Path, cores: Sequence[int], num_images: int) -> tuple[float, float, float, float, float]:
+def _round(folder: Path, cores: Sequence[int], num_images: int) -> tuple[float, ...]:
     one = [cores[0]]
-    pair = [[core] for core in cores[:2]]
-    return (
-        _limit(folder, cores),
-        _label(folder, [list(cores)], num_images),
-        _limit(folder, one),
-        _label(folder, [one], num_images),
-        _label(folder, pair, num_images) if len(pair) == 2 else 0.0,
-    )
+    limit_rate, limit_cpu_s = _limit(folder, cores)
+    worker_rate, worker_cpu_s = _label(folder, [list(cores)], num_images)
+    one_core_limit, _ = _limit(folder, one)
+    single, _ = _label(folder, [one], num_images)
+    pair, _ = _label(folder, [[core] for core in cores[:2]], num_images) if len(cores) > 1 else (0.0, 0.0)
+    return limit_rate, worker_rate, one_core_limit, single, pair, limit_cpu_s / worker_cpu_s
 
 
 def _settings(folder: Path, shard_images: int = 1000) -> WorkerSettings:
@@ -125,15 +125,16 @@ def _child(folder: Path, kind: str, cores: Sequence[int]) -> "subprocess.Popen[s
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _limit(folder: Path, cores: Sequence[int]) -> float:
-    """The fastest arrangement's images a second."""
+def _limit(folder: Path, cores: Sequence[int]) -> tuple[float, float]:
+    """The fastest arrangement's images a second, and its CPU seconds an image."""
     with _child(folder, "limit", cores) as child:
         answer, _ = child.communicate("")
-    return float(answer)
+    rate, cpu_s = answer.split()
+    return float(rate), float(cpu_s)
 
 
-def _label(folder: Path, workers: Sequence[Sequence[int]], num_images: int) -> float:
-    """Images a second of workers on these cores, from the start of all until the last shard is published."""
+def _label(folder: Path, workers: Sequence[Sequence[int]], num_images: int) -> tuple[float, float]:
+    """Images a second of workers on these cores, from the start of all to the last label set; CPU seconds an image."""
     read = _settings(folder)
     catalog = Catalog(read.catalog_url)
     with catalog.write() as session:
@@ -148,15 +149,16 @@ def _label(folder: Path, workers: Sequence[Sequence[int]], num_images: int) -> f
         assert child.stdin is not None
         child.stdin.write("\n")
         child.stdin.flush()
+    cpu_s = 0.0
     for child in children:
         assert child.stdout is not None
-        child.stdout.readline()  # nothing is left to label
+        cpu_s += float(child.stdout.readline())  # nothing is left to label
     seconds = time.perf_counter() - began
     for child in children:
         child.communicate()
     assert shards.label_progress(catalog, _teacher(catalog)).num_images_done == num_images
     catalog.close()
-    return num_images / seconds
+    return num_images / seconds, cpu_s / num_images
 
 
 def _teacher(catalog: Catalog) -> str:
@@ -172,8 +174,13 @@ def _run_limit(folder: Path, cores: Sequence[int]) -> None:
     some = photos.make(2, photos.NUM_PHOTOS)
     for photo in some[: limit.NUM_WARM_UP]:
         work.classify(photo)
-    rates = [limit.together(work, some, cores=len(cores), batch=batch, seconds=LIMIT_S) for batch in limit.BATCHES]
-    print(max(rates))
+    measured = []
+    for batch in limit.BATCHES:
+        began, cpu_began = time.perf_counter(), time.process_time()
+        rate = limit.together(work, some, cores=len(cores), batch=batch, seconds=LIMIT_S)
+        num_images = rate * (time.perf_counter() - began)
+        measured.append((rate, (time.process_time() - cpu_began) / num_images))
+    print(*max(measured))
 
 
 def _run_label(folder: Path, cores: Sequence[int]) -> None:
@@ -184,8 +191,9 @@ def _run_label(folder: Path, cores: Sequence[int]) -> None:
     resources.engine(_teacher(catalog))
     print("warm", flush=True)
     sys.stdin.readline()
+    began = time.process_time()
     label(resources, 0)
-    print("done", flush=True)
+    print(time.process_time() - began, flush=True)
     resources.close()
 
 
