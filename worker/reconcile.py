@@ -27,6 +27,8 @@ UPLOAD_SILENCE_S = 600.0
 RETRY_LABELS_S = 3600.0
 #: Rings in a round and a queue. They are only sent into an empty queue, so it stays as short as this.
 MAX_RINGS = 1000
+#: Between so many objects it is asked whether they may still be deleted.
+DELETED_AT_ONCE = 100
 
 _IS_UNPACKED = JobRow.kind.in_([JobKind.INGEST, JobKind.LABELED, JobKind.SYNC, JobKind.FETCH])
 _IS_GENERATION = JobRow.kind == JobKind.GENERATION
@@ -34,6 +36,10 @@ _IS_GENERATION = JobRow.kind == JobKind.GENERATION
 
 def run(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings, stopped: threading.Event) -> None:
     """Reconcile every ``settings.reconcile_s`` seconds, the first time at once, until ``stopped`` is set."""
+    try:
+        sweep_labels(catalog, store, keep_teachers=settings.keep_teachers, is_thorough=True)
+    except Exception:
+        log.exception("what retired teachers left behind was not swept; the next start tries again")
     while not stopped.is_set():
         try:
             reconcile(catalog, store, app, settings)
@@ -79,6 +85,31 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     # 6. What was sent for jobs that have ended goes, and what was never sent to its end.
     sweep_uploads(catalog, store)
     store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
+
+    # 7. The label sets of teachers that are long past go, if the settings say so.
+    sweep_labels(catalog, store, keep_teachers=settings.keep_teachers)
+
+
+def sweep_labels(catalog: Catalog, store: Store, *, keep_teachers: int, is_thorough: bool = False) -> None:
+    """Delete the label sets of all but the last ``keep_teachers`` champions: their rows first, so that nobody finds them.
+
+    ``is_thorough``: look for objects too where there is no row any more, as after a death between the two.
+    """
+    for version in shards.retired_teachers(catalog, keep=keep_teachers):
+        num_rows = shards.forget_labels(catalog, version)
+        if num_rows:
+            log.info("%s label sets of %s, which is retired, are deleted", num_rows, version)
+        if num_rows or is_thorough:
+            _delete_objects(catalog, store, version, keep_teachers)
+
+
+def _delete_objects(catalog: Catalog, store: Store, version: str, keep_teachers: int) -> None:
+    keys = store.list(f"labels/{version}/")
+    for at in range(0, len(keys), DELETED_AT_ONCE):
+        if version not in shards.retired_teachers(catalog, keep=keep_teachers):
+            return  # it was made the champion again meanwhile, and labels anew
+        for key in keys[at : at + DELETED_AT_ONCE]:
+            store.delete(key)
 
 
 def _report(what: str, ids: Iterable[object]) -> None:

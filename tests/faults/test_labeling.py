@@ -1,6 +1,7 @@
 """Labeling while everything dies around it: each test ends with the ledger, by counting."""
 
 import errno
+import hashlib
 import io
 import os
 import random
@@ -103,9 +104,9 @@ class World:
         assert set(published) <= set(self.store.list("labels/"))
 
     @contextmanager
-    def program(self, *arguments: str):
+    def program(self, *arguments: str, path: str = ""):
         """``python -m worker``, in a process group of its own."""
-        environment = os.environ | self.settings.environment() | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | self.settings.environment() | {"PYTHONPATH": f"{path}:{ROOT}"}
         command = [sys.executable, "-m", "worker", *arguments]
         with subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True) as child:
             try:
@@ -151,8 +152,8 @@ def in_threads(*calls) -> None:
 
 def test_twenty_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world):
     """``kill -9`` of whoever holds a label set, at random moments; the next one is at work within seconds."""
-    version = world.promote(work=60)
-    world.send(240)
+    version = world.promote(work=40)
+    world.send(160)
     random_moment = random.Random(4)
     with world.program("reconcile"), world.program():
         for _ in range(20):
@@ -161,7 +162,7 @@ def test_twenty_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world):
             for pid in world.holders():
                 with suppress(ProcessLookupError):  # it is dead, and nobody has followed it yet
                     os.kill(pid, signal.SIGKILL)
-        until(lambda: world.num_done(version) == 60)
+        until(lambda: world.num_done(version) == 40)
     world.audit(version)
 
 
@@ -212,6 +213,60 @@ def test_a_champion_change_in_the_middle_of_a_bucket_mixes_no_teachers(world):
     label(world.resources(), 1)
     world.audit(newer)
     assert world.num_done(former) == 10  # not the two shards that came later
+
+
+def test_the_ledger_sees_what_is_lost_and_what_is_there_twice(world):
+    """A control: what never finds a fault proves nothing."""
+    version = world.promote()
+    world.send(8)
+    label(world.resources(), 1)
+    world.audit(version)
+    one, other = shards.published_labels(world.catalog, version)
+
+    def faults() -> str:
+        return " ".join(ledger.read(world.catalog, world.store, version).faults)
+
+    right = world.store.get(one.key)
+    world.store.replace(one.key, world.store.get(other.key))
+    assert "is not of the images" in faults()
+    assert "is labeled 2 times" in faults()
+    assert "4 accepted images have no label" in faults()
+    world.store.replace(one.key, right)
+    assert faults() == ""
+    with world.catalog.write() as session:
+        session.execute(update(LabelSetRow).where(LabelSetRow.id == one.id).values(state=JobState.FAILED))
+    assert "has 0 label sets" in faults()
+
+
+#: A program reads this before itself: a decoder that dies of one image.
+DEFECT = """
+import hashlib, os
+from understudy import images
+load = images.load
+def defective(data, preprocessing):
+    if hashlib.sha256(data).hexdigest() == "{sha256}":
+        os.abort()
+    return load(data, preprocessing)
+images.load = defective
+"""
+
+
+def test_an_image_that_kills_every_worker_costs_itself_and_nothing_else(world, tmp_path):
+    """Two workers die of it; the third finds it and leaves it out, with the reason; all others are labeled."""
+    version = world.promote()
+    world.send(16)
+    killer = picture(5 % 3, 3, seed=5, size=16)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(DEFECT.format(sha256=hashlib.sha256(killer).hexdigest()))
+    with world.program(path=str(broken)):
+        until(lambda: world.num_done(version) == 4)
+    books = ledger.read(world.catalog, world.store, version)
+    assert books.faults == ()
+    assert (books.num_accepted, books.num_labeled, books.num_left_out) == (16, 15, 1)
+    with world.catalog.read() as session:
+        spent = [row.attempt - row.forgiven for row in session.scalars(select(LabelSetRow).order_by(LabelSetRow.id))]
+    assert max(spent) == shards.CAREFUL_FROM
 
 
 class TroubledStore(Store):

@@ -5,11 +5,12 @@ from sqlalchemy import update
 
 from understudy import messages, registry
 from understudy.catalog import claims, generations, jobs, shards, versions
-from understudy.catalog.tables import JobRow, LabelSetRow
+from understudy.catalog.tables import GenerationRow, JobRow, LabelSetRow
 from understudy.records import JobKind, JobState
 from understudy.store import upload_key
 from understudy.testing import picture, tiny_artifact
 from worker import reconcile
+from worker.label import label
 from worker.unpack import unpack
 
 GOOD = [picture(n, 3, seed=n, size=8) for n in range(3)]
@@ -140,3 +141,62 @@ def test_a_label_set_that_killed_its_workers_is_set_aside(resources, send, recon
     spend(resources, LabelSetRow, 1, lapse_leases, shards.LABEL_ATTEMPTS)
     reconcile_once()
     assert shards.label_progress(resources.catalog, card.version).num_failed == 1
+
+
+@pytest.fixture
+def crown(resources):
+    """Publishes a model that is sure by so much, and makes it the champion."""
+
+    def make(sharpness):
+        artifact, card = tiny_artifact(["a", "b"], sharpness=sharpness)
+        registry.publish(resources.store, resources.catalog, card, artifact, b"")
+        before = versions.champion(resources.catalog)
+        with resources.catalog.write() as session:
+            instead_of = before.version if before else None
+            versions.promote(session, card.version, instead_of=instead_of, reason="test", actor="test")
+        return card.version
+
+    return make
+
+
+def test_old_teachers_label_sets_are_kept_or_deleted_as_the_settings_say(resources, send, reconcile_once, crown):
+    """Rows first, then objects; what a death between the two left behind goes at the next start."""
+    unpack(resources, send(GOOD[0]).id)
+    teachers = []
+    for sharpness in (10.0, 9.0, 8.0):
+        teachers.append(crown(sharpness))
+        reconcile_once()
+        label(resources, 0)
+    sets = [shards.published_labels(resources.catalog, teacher) for teacher in teachers]
+    assert [len(each) for each in sets] == [1, 1, 1]  # by default all are kept
+
+    reconcile.sweep_labels(resources.catalog, resources.store, keep_teachers=2)
+    left = [shards.published_labels(resources.catalog, teacher) for teacher in teachers]
+    assert left == [[], sets[1], sets[2]]
+    assert sorted(resources.store.list("labels/")) == sorted(each[0].key for each in sets[1:])
+
+    shards.forget_labels(resources.catalog, teachers[1])  # and then it died
+    reconcile.sweep_labels(resources.catalog, resources.store, keep_teachers=1)
+    assert len(resources.store.list("labels/")) == 2
+    reconcile.sweep_labels(resources.catalog, resources.store, keep_teachers=1, is_thorough=True)
+    assert resources.store.list("labels/") == [sets[2][0].key]
+
+
+def test_nothing_is_deleted_while_a_generation_is_under_way(resources, send, reconcile_once, crown):
+    """It may be reading them."""
+    unpack(resources, send(GOOD[0]).id)
+    old = crown(10.0)
+    reconcile_once()
+    label(resources, 0)
+    crown(9.0)
+    job = jobs.open_upload(resources.catalog, JobKind.GENERATION, params={})
+    jobs.received(resources.catalog, job.id, [])
+    with resources.catalog.write() as session:
+        row = GenerationRow(number=0, state="queued", request={}, teacher=old, job_id=job.id, created_at=0.0)
+        session.add(row)
+    assert shards.retired_teachers(resources.catalog, keep=1) == []
+    claims.claim(resources.catalog, JobRow, job.id, lease_s=60)
+    assert shards.retired_teachers(resources.catalog, keep=1) == []
+    with resources.catalog.write() as session:
+        session.execute(update(JobRow).where(JobRow.id == job.id).values(state=JobState.SUCCEEDED))
+    assert shards.retired_teachers(resources.catalog, keep=1) == [old]

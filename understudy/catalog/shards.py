@@ -4,14 +4,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, select, text, true, update
+from sqlalchemy import and_, delete, func, select, text, true, update
 from sqlalchemy.orm import Session
 
 from understudy.catalog import claims
 from understudy.catalog import fingerprints as resemblances
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
-from understudy.catalog.tables import IS_OPEN, BucketRow, ChampionRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
+from understudy.catalog.tables import (
+    IS_OPEN,
+    BucketRow,
+    ChampionRow,
+    GenerationRow,
+    ImageRow,
+    JobRow,
+    LabeledImageRow,
+    LabelSetRow,
+    ShardRow,
+    VersionRow,
+)
 from understudy.errors import NotFound
 from understudy.records import (
     BucketSummary,
@@ -204,6 +215,35 @@ def retry_labels(catalog: Catalog, *, after_s: float) -> list[int]:
             LabelSetRow.state == JobState.FAILED, LabelSetRow.updated_at < now() - after_s
         )
         return [id for id in session.scalars(failed).all() if claims.retry(session, LabelSetRow, id)]
+
+
+def retired_teachers(catalog: Catalog, *, keep: int) -> list[str]:
+    """Teachers with or without label sets that are none of the last ``keep`` champions; 0: nobody is retired.
+
+    Nobody is while a generation is under way, nor whose label sets are being made. Never the champion.
+    """
+    if keep == 0:
+        return []
+    with catalog.read() as session:
+        under_way = select(GenerationRow.number).join(JobRow, JobRow.id == GenerationRow.job_id)
+        if session.scalar(under_way.where(JobRow.state.in_([JobState.QUEUED, JobState.RUNNING])).limit(1)) is not None:
+            return []
+        champions = dict.fromkeys(session.scalars(select(ChampionRow.version).order_by(ChampionRow.sequence.desc())))
+        kept = list(champions)[:keep]
+        is_running = and_(LabelSetRow.version == VersionRow.id, LabelSetRow.state == JobState.RUNNING)
+        retired = select(VersionRow.id).where(
+            VersionRow.id.not_in(kept),
+            VersionRow.id.in_(champions),  # a challenger labels nothing
+            ~select(LabelSetRow.id).where(is_running).exists(),
+        )
+        return list(session.scalars(retired.order_by(VersionRow.id)))
+
+
+def forget_labels(catalog: Catalog, version: str) -> int:
+    """Take a retired teacher's label sets out of the catalog, before their objects go; how many there were."""
+    gone = and_(LabelSetRow.version == version, LabelSetRow.state != JobState.RUNNING)
+    with catalog.write() as session:
+        return int(session.execute(delete(LabelSetRow).where(gone)).rowcount)  # type: ignore[attr-defined]
 
 
 def label_task(catalog: Catalog, task_id: int) -> LabelTask:

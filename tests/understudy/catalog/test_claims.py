@@ -1,5 +1,7 @@
 """The claim protocol, on both engines."""
 
+import os
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -267,3 +269,22 @@ def until(is_so: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not is_so():
         assert time.monotonic() < deadline, f"still not so after {timeout_s} s"
         pause.wait(0.02)
+
+
+def test_the_lease_of_a_dead_process_of_this_host_lapses_at_once(catalog, queued_job):
+    """Not that of one that lives, nor of one elsewhere, whose death nobody here can see."""
+    with subprocess.Popen(["/bin/true"]) as dead:
+        dead.wait()
+    alive, killed, elsewhere = (queued_job() for _ in range(3))
+    for job_id in (alive, killed, elsewhere):
+        claim_job(catalog, job_id)
+    here, _, _ = claims.owner().rpartition(f"{os.getpid()}:")
+    owners = {killed: f"{here}{dead.pid}:12345", elsewhere: f"another-host:b:n:{dead.pid}:12345"}
+    with catalog.write() as session:
+        for job_id, owner in owners.items():
+            session.execute(update(JobRow).where(JobRow.id == job_id).values(owner=owner))
+
+    assert claims.release_dead(catalog, JobRow) == [killed]
+    assert claims.release_dead(catalog, JobRow) == []
+
+    assert [claim_job(catalog, job_id) is not None for job_id in (alive, killed, elsewhere)] == [False, True, False]
