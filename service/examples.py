@@ -18,6 +18,7 @@ _JOB: dict[str, Any] = {
         "holdout-leak": 1,
         "quarantined": 4,
         "reasons": {"truncated": 3, "not_an_image": 1},
+        "near_duplicates": 2,
         "receipt_key": "receipts/0204b678d519f1b9bdbf/1.parquet",
     },
     "problem": None,

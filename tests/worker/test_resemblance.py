@@ -10,6 +10,7 @@ from understudy import shards
 from understudy.catalog import Catalog, jobs
 from understudy.catalog import shards as sealed
 from understudy.records import JobKind, JobState, Outcome
+from worker.checkers import Checkers
 from worker.resources import Resources
 from worker.unpack import unpack
 
@@ -144,7 +145,9 @@ def test_clients_at_once_with_near_copies_and_leaks(catalog, local_store, worker
     """On both databases: each image once, every copy of the holdout refused, and the outcomes sum up."""
     url = catalog._engine.url.render_as_string(hide_password=False)
     own = [
-        Resources(Catalog(url), local_store, worker_settings, lambda task, work_id: None, checkers if not n else None)
+        Resources(
+            Catalog(url), local_store, worker_settings, lambda task, work_id: None, checkers if not n else Checkers(1)
+        )
         for n in range(2)
     ]
     labeled = [
