@@ -84,8 +84,9 @@ class _Unpacking:
             self._receipt.write(line)
             if line.outcome is Outcome.ACCEPTED and item.sha256 not in known:
                 self._first[item.sha256] = item.index
-                self._resemblance.add(item)
-                self._sealer.add(item)
+                if line.resembles is None:
+                    self._resemblance.add(item)
+                self._sealer.add(item, resembles=line.resembles)
 
     def finish(self) -> None:
         """Seal what is left."""

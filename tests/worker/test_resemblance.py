@@ -167,3 +167,23 @@ def test_clients_at_once_with_near_copies_and_leaks(catalog, local_store, worker
     own[1].checkers.close()
     for each in own:
         each.catalog.close()
+
+
+def test_many_copies_are_compared_with_one(resources, unpacked, receipt_of, send_labeled, pack_zip):
+    """The first stands for all of them; a holdout that resembles it bars all of them from training."""
+    copies = [saved(PHOTOS[4].resize((100 + n, 75 + n)), "JPEG", quality=70) for n in range(6)]
+    job = unpacked(pack_zip({f"{n}": data for n, data in enumerate([*copies, ORIGINALS[6]])}))
+    lines = receipt_of(job)
+    assert {line.resembles for line in lines[1:6]} == {lines[0].sha256}
+    send_labeled(LABELED, HOLDOUT)
+    barred = sealed.human_labeled(resources.catalog)
+    assert {line.sha256 for line in lines[:6]} <= barred
+    assert lines[6].sha256 not in barred
+
+
+def test_a_copy_that_becomes_a_holdout_image_is_found_by_itself(unpacked, send_labeled, receipt_of):
+    """Though another stood for it in its bucket."""
+    unpacked(COPIES[4], ORIGINALS[4])
+    assert send_labeled(LABELED, HOLDOUT).state is JobState.SUCCEEDED
+    again = unpacked(saved(PHOTOS[4], "JPEG", quality=50))
+    assert receipt_of(again)[0].outcome is Outcome.HOLDOUT_LEAK
