@@ -19,6 +19,7 @@ _JOB: dict[str, Any] = {
         "quarantined": 4,
         "attached": 0,
         "reasons": {"truncated": 3, "not_an_image": 1},
+        "near_duplicates": 2,
         "receipt_key": "receipts/0204b678d519f1b9bdbf/1.parquet",
     },
     "problem": None,

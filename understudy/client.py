@@ -28,6 +28,7 @@ from understudy.records import (
     GenerationRequest,
     Job,
     ModelVersion,
+    Outcome,
     ReceiptEntry,
     Record,
     Rollback,
@@ -111,6 +112,22 @@ class Client:
             page = self._get(f"/jobs/{job_id}/receipt", cursor=cursor)
             yield from (ReceiptEntry(**item) for item in page["items"])
             cursor = page["next"]
+
+    def receipt_as(self, job_id: str, format: str, *, only: Outcome | None = None) -> Iterator[bytes]:
+        """A receipt as ``ndjson`` or ``csv``, in pieces as they arrive; ``only`` the lines of one outcome."""
+        params = {"format": format} | ({"only": only.value} if only else {})
+        try:
+            with self._http.stream("GET", f"/jobs/{job_id}/receipt", params=params) as response:
+                if response.is_success:
+                    yield from response.iter_bytes()
+                    return
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        self._get(f"/jobs/{job_id}/receipt")  # raises what it answered
+
+    def retry_quarantine(self, job_id: str) -> Job:
+        """A new job of what is kept of a job's quarantined entries."""
+        return Job(**self._send("POST", f"/jobs/{job_id}/quarantine/retry"))
 
     def buckets(self) -> list[BucketSummary]:
         """Every bucket."""

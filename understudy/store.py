@@ -51,6 +51,11 @@ def receipt_key(job: str, attempt: int) -> str:
     return f"receipts/{job}/{attempt}.parquet"
 
 
+def quarantine_key(job: str, index: int) -> str:
+    """The bytes of a quarantined entry."""
+    return f"quarantine/{job}/{index:09d}"
+
+
 def shard_key(split: str, bucket: str | None, sha256: str) -> str:
     """A shard's tar, named by its content: two programs that seal the same images write the same object."""
     place = f"shards/{bucket}" if bucket is not None else split
@@ -169,6 +174,12 @@ class Store:
     def list(self, prefix: str) -> list[str]:
         """The keys under a prefix, sorted."""
         return sorted(str(o["path"]) for page in obstore.list(self._store, prefix) for o in page)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The keys under a prefix, sorted, with their bytes."""
+        return dict(
+            sorted((str(o["path"]), int(o["size"])) for page in obstore.list(self._store, prefix) for o in page)
+        )
 
     def sweep_unfinished(self, *, older_than_s: float) -> None:
         """Delete what writers that were killed left half-written in a local folder; S3 expires its own uploads."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from understudy.catalog import jobs, shards
 from understudy.catalog.claims import Claim
 from understudy.catalog.shards import Known
+from understudy.quarantine import Quarantine
 from understudy.records import Job, Outcome, ReceiptEntry, ShardMember
 from worker import candidates, receipts, uploads
 from worker.candidates import Candidate, Found, Unused
@@ -61,6 +62,7 @@ class _Unpacking:
     ) -> None:
         self._catalog, self._job_id, self._receipt = resources.catalog, str(claim.id), receipt
         self._first: dict[str, int] = {}
+        self._quarantine = Quarantine(resources.store, self._job_id)
         self._resemblance = Resemblance(resources.catalog, self._job_id)
         self._sealer = Sealer(resources, claim, folder, receipt, self._rejudge, split="unlabeled", bucket=bucket)
         self._num_sealed = 0
@@ -75,14 +77,16 @@ class _Unpacking:
         self._resemblance.look_up(image for image in images if image.sha256 not in self._first)
         for item in batch:
             if isinstance(item, Unused):
+                self._quarantine.keep(item.line.index, item.data)
                 self._receipt.write(item.line)
                 continue
             line = self._judge(item, known.get(item.sha256))
             self._receipt.write(line)
             if line.outcome is Outcome.ACCEPTED and item.sha256 not in known:
                 self._first[item.sha256] = item.index
-                self._resemblance.add(item)
-                self._sealer.add(item)
+                if line.resembles is None:
+                    self._resemblance.add(item)
+                self._sealer.add(item, resembles=line.resembles)
 
     def finish(self) -> None:
         """Seal what is left."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from understudy import messages
+from understudy import messages, quarantine
 from understudy.catalog import Catalog, claims, generations, jobs, shards
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.errors import NotFound
@@ -82,8 +82,9 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
         app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS, max_attempts=tries)
     )
 
-    # 6. What was sent for jobs that have ended goes, and what was never sent to its end.
+    # 6. What was sent for jobs that have ended goes, and what was never sent to its end, and old quarantines.
     sweep_uploads(catalog, store)
+    quarantine.sweep(catalog, store)
     store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
 
     # 7. The label sets of teachers that are long past go, if the settings say so.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from understudy import images, messages
-from understudy.catalog import shards
+from understudy.catalog import fingerprints, shards
 from understudy.catalog.claims import Claim
 from understudy.catalog.shards import AlreadyThere, Known
 from understudy.records import ReceiptEntry, ShardMember
@@ -40,11 +40,11 @@ class Sealer:
         self._split, self._bucket = split, bucket
         self._num_files = 0
         self._entries: list[int] = []
-        self._fingerprints: dict[str, bytes] = {}
+        self._fingerprints: dict[str, fingerprints.Known] = {}
         self.num_sealed = 0  #: shards so far
         self._writer = self._new_writer()
 
-    def add(self, candidate: Candidate, class_name: str | None = None) -> None:
+    def add(self, candidate: Candidate, class_name: str | None = None, *, resembles: str | None = None) -> None:
         """Take one more image, sealing what was collected before if the shard would become too large."""
         settings = self._resources.settings
         is_full = self._writer.num_images >= settings.shard_images
@@ -59,7 +59,7 @@ class Sealer:
             class_name=class_name,
         )
         self._entries.append(candidate.index)
-        self._fingerprints[candidate.sha256] = candidate.fingerprint
+        self._fingerprints[candidate.sha256] = fingerprints.Known(candidate.fingerprint, resembles)
 
     def seal(self) -> None:
         """Seal what has been collected, and ring for its label set. Raises LeaseLost."""

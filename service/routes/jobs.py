@@ -1,19 +1,26 @@
 """``GET /jobs``: how far long work is, what became of it, and the receipts of uploads."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
-from service import examples
+from service import examples, receipts
 from service.problems import may_be
 from service.schemas import Page
-from service.state import Service
-from understudy import labels, messages
+from service.state import Service, State
+from understudy import labels, messages, quarantine
 from understudy.catalog import jobs
 from understudy.errors import NotFound
-from understudy.records import NAME_PATTERN, Job, ReceiptEntry
+from understudy.records import NAME_PATTERN, Job, Outcome, ReceiptEntry
+from understudy.store import quarantine_key
 
 router = APIRouter(tags=["jobs"])
+
+#: More entries than any upload has.
+MAX_CURSOR = 10**9
+_RECEIPT: dict[int | str, dict[str, Any]] = examples.of(200, examples.RECEIPT, "Some lines; `next` asks for more.")
+_RECEIPT[200]["content"] |= {"application/x-ndjson": {}, "text/csv": {}}
 
 JobId = Annotated[str, Path(pattern=NAME_PATTERN, description="as the answer to an upload names it")]
 
@@ -38,16 +45,78 @@ def retry(service: Service, job_id: JobId) -> Job:
     return job
 
 
-@router.get("/jobs/{job_id}/receipt", responses=examples.of(200, examples.RECEIPT, "Some lines; `next` asks for more."))
+@router.get("/jobs/{job_id}/receipt", response_model=Page[ReceiptEntry], responses=_RECEIPT)
 def receipt(
+    request: Request,
     service: Service,
     job_id: JobId,
-    cursor: Annotated[int, Query(ge=0, description="`next` of the page before")] = 0,
+    cursor: Annotated[int, Query(ge=0, le=MAX_CURSOR, description="`next` of the page before")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> Page[ReceiptEntry]:
-    """What became of every entry of an upload: accepted, duplicate, holdout-leak or quarantined with a reason."""
+    format: Annotated[
+        Literal["json", "ndjson", "csv"] | None,
+        Query(description="`json`: a page. `ndjson` and `csv`: all lines, streamed. Or say it with `Accept`."),
+    ] = None,
+    only: Annotated[Outcome | None, Query(description="only lines of this outcome (`ndjson` and `csv`)")] = None,
+) -> Page[ReceiptEntry] | StreamingResponse:
+    """What became of every entry of an upload: accepted, duplicate, holdout-leak or quarantined with a reason.
+
+    `near copies` are accepted and marked: `resembles` is the sha-256 of the image that came before. `copy_of` is a
+    duplicate's first copy, as `job/index`.
+    """
+    key = _receipt_key(service, job_id)
+    wanted = receipts.chosen(format, request.headers.get("accept", ""))
+    if wanted != "json":
+        media_type, write = receipts.FORMATS[wanted]
+        every = labels.receipt_lines(service.store, key)
+        lines = (line for line in every if only is None or line.outcome is only)
+        headers = {"Content-Disposition": f'attachment; filename="receipt-{job_id}.{wanted}"', "Vary": "Accept"}
+        return StreamingResponse(write(lines), media_type=media_type, headers=headers)
+    entries = labels.read_receipt(service.store, key, offset=cursor, limit=limit + 1)
+    return Page(items=entries[:limit], next=str(cursor + limit) if len(entries) > limit else None)
+
+
+def _receipt_key(service: State, job_id: str) -> str:
     result = jobs.get(service.catalog, job_id).result or {}
     if "receipt_key" not in result:
         raise NotFound(f"job {job_id} has no receipt: it has not unpacked an upload to its end")
-    entries = labels.read_receipt(service.store, result["receipt_key"], offset=cursor, limit=limit + 1)
-    return Page(items=entries[:limit], next=str(cursor + limit) if len(entries) > limit else None)
+    return str(result["receipt_key"])
+
+
+@router.get(
+    "/jobs/{job_id}/quarantine/{index}",
+    response_class=Response,
+    responses=may_be(404) | {200: {"content": {"application/octet-stream": {}}, "description": "The bytes as sent."}},
+)
+def quarantined(
+    service: Service,
+    job_id: JobId,
+    index: Annotated[int, Path(ge=0, le=MAX_CURSOR, description="the entry's index in the receipt")],
+) -> Response:
+    """The bytes of a quarantined entry, for looking at: as an attachment that no browser runs.
+
+    The first of a job's are kept, up to a limit of bytes, and for a while: 404 for the others.
+    """
+    jobs.get(service.catalog, job_id)
+    try:
+        data = service.store.get(quarantine_key(job_id, index))
+    except FileNotFoundError as missing:
+        raise NotFound(f"nothing is kept of entry {index} of job {job_id}: it was not quarantined, or not kept") from (
+            missing
+        )
+    headers = {
+        "Content-Disposition": f'attachment; filename="quarantine-{job_id}-{index}"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@router.post("/jobs/{job_id}/quarantine/retry", status_code=202, responses=may_be(404, 409))
+def retry_quarantine(service: Service, job_id: JobId) -> Job:
+    """Make a new job, for the same bucket, of what is kept of a job's quarantine: after our limits or decoders changed.
+
+    409 if nothing is kept, or if the job was no ingest: a labeled set is sent again as a whole.
+    """
+    job = quarantine.retry(service.catalog, service.store, job_id)
+    service.bell.submit(messages.ring, service.queue, messages.UNPACK, job.id)
+    return job

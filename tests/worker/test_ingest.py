@@ -9,14 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from understudy import messages, registry, shards
+from understudy import messages, quarantine, registry, shards
 from understudy.catalog import Catalog, claims, jobs, versions
 from understudy.catalog import shards as sealed
 from understudy.errors import Conflict
 from understudy.records import JobKind, JobState, Outcome
-from understudy.store import Store
+from understudy.store import Store, quarantine_key
 from understudy.testing import picture, tiny_artifact
 from worker import reconcile
+from worker.checkers import Checkers
 from worker.resources import Resources
 from worker.unpack import unpack
 
@@ -274,6 +275,7 @@ def test_two_jobs_at_once_seal_each_image_once(catalog, local_store, worker_sett
             local_store,
             worker_settings,
             lambda task, work_id: None,
+            Checkers(1),
         )
 
     own = [open_own() for _ in range(3)]
@@ -308,3 +310,15 @@ def test_a_photo_with_a_preview_behind_it_is_a_jpeg(resources, send, receipt_of)
     job = send(buffer.getvalue())
     unpack(resources, job.id)
     assert [line.outcome for line in receipt_of(job)] == [Outcome.ACCEPTED]
+
+
+def test_what_is_quarantined_is_kept_and_can_be_tried_again(resources, send, pack_zip, receipt_of):
+    """The bytes that were read, under the entry's index; the new job's receipt says what becomes of them now."""
+    job = send(pack_zip({"a.png": GOOD[0], "bad.png": GOOD[1][:50], "../c.png": GOOD[2]}))
+    unpack(resources, job.id)
+    assert [line.outcome.value for line in receipt_of(job)] == ["accepted", "quarantined", "quarantined"]
+    assert resources.store.get(quarantine_key(job.id, 1)) == GOOD[1][:50]
+    again = quarantine.retry(resources.catalog, resources.store, job.id)
+    unpack(resources, again.id)
+    assert next(line.reason for line in receipt_of(again)) == "truncated"
+    assert resources.store.exists(quarantine_key(job.id, 1))

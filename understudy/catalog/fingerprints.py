@@ -11,7 +11,10 @@ from understudy import fingerprints
 from understudy.catalog.database import Catalog, insert_or_ignore
 from understudy.catalog.tables import FingerprintRow, LabeledImageRow
 
-#: A row has seven values, and SQLite takes at most 32,766 in a statement; PostgreSQL plans long lists slowly.
+#: Rows that are compared for one batch. More share a band only where a bucket is full of pictures that are nearly
+#: copies; then not every resemblance is marked. Of the holdout, all are compared.
+MAX_COMPARED = 5000
+#: A row has eight values, and SQLite takes at most 32,766 in a statement; PostgreSQL plans long lists slowly.
 ROWS_PER_STATEMENT = 1000
 
 _BANDS = (FingerprintRow.band_0, FingerprintRow.band_1, FingerprintRow.band_2, FingerprintRow.band_3)
@@ -28,7 +31,13 @@ class Resemblance:
 def resembled(catalog: Catalog, images: Mapping[str, bytes]) -> dict[str, list[Resemblance]]:
     """For each image (sha-256 to fingerprint) the others in the catalog that it resembles, the nearest first."""
     with catalog.read() as session:
-        return _resembled(session, images)
+        found = _resembled(session, images, is_holdout=True)
+        for sha256, others in _resembled(session, images).items():
+            frozen = {each.sha256 for each in found.get(sha256, [])}
+            found.setdefault(sha256, []).extend(each for each in others if each.sha256 not in frozen)
+    for resemblances in found.values():
+        resemblances.sort(key=lambda each: (each.distance, each.sha256))
+    return found
 
 
 def _resembled(
@@ -62,30 +71,48 @@ def _sharing_a_band(session: Session, images: Mapping[str, bytes], *, is_holdout
         if is_holdout:
             frozen = (LabeledImageRow.sha256 == FingerprintRow.sha256) & (LabeledImageRow.split == "holdout")
             rows = rows.join(LabeledImageRow, frozen)
+        else:
+            rows = rows.limit(MAX_COMPARED)
         found.update((sha256, fingerprint) for sha256, fingerprint in session.execute(rows))
     return sorted(found.items())
 
 
-def insert(session: Session, images: Mapping[str, bytes], *, split: str) -> None:
+@dataclass(frozen=True)
+class Known:
+    """What is kept of a sealed image."""
+
+    fingerprint: bytes
+    resembles: str | None = None  #: the image that stands for it where copies are looked for
+
+
+def insert(session: Session, images: Mapping[str, Known], *, split: str) -> None:
     """Add what was just sealed, within the transaction that seals it.
 
     Whatever was sealed by others since it was looked up: no image outside the holdout that resembles one in it
     stays unmarked. (On PostgreSQL two such transactions at the same moment do not see each other.)
     """
-    known = {sha256: fingerprint for sha256, fingerprint in sorted(images.items()) if fingerprint}
-    rows: list[dict[str, Any]] = [
-        {"sha256": sha256, "fingerprint": fingerprint}
-        | {column.key: band for column, band in zip(_BANDS, fingerprints.bands(fingerprint), strict=True)}
-        for sha256, fingerprint in known.items()
-    ]
+    known = {sha256: image.fingerprint for sha256, image in sorted(images.items()) if image.fingerprint}
+    rows = [_row(sha256, images[sha256]) for sha256 in known]
     for at in range(0, len(rows), ROWS_PER_STATEMENT):
         session.execute(insert_or_ignore(session, FingerprintRow).values(rows[at : at + ROWS_PER_STATEMENT]))
+    if split != "unlabeled":  # what a bucket holds as a copy of another image is found by itself from now on
+        for row in rows:
+            is_copy = (FingerprintRow.sha256 == row["sha256"]) & FingerprintRow.band_0.is_(None)
+            session.execute(update(FingerprintRow).where(is_copy).values(row))
     if split == "holdout":
         for frozen, copies in _resembled(session, known).items():
             _mark(session, {copy.sha256: frozen for copy in copies})
+            standing_for = FingerprintRow.resembles.in_([copy.sha256 for copy in copies])
+            session.execute(update(FingerprintRow).where(standing_for).values(holdout_sha256=frozen))
     else:
         of_holdout = _resembled(session, known, is_holdout=True)
         _mark(session, {sha256: copies[0].sha256 for sha256, copies in of_holdout.items()})
+
+
+def _row(sha256: str, image: Known) -> dict[str, Any]:
+    bands = fingerprints.bands(image.fingerprint) if image.resembles is None else (None,) * fingerprints.NUM_BANDS
+    named = {column.key: band for column, band in zip(_BANDS, bands, strict=True)}
+    return {"sha256": sha256, "fingerprint": image.fingerprint, "resembles": image.resembles} | named
 
 
 def _mark(session: Session, holdout_of: Mapping[str, str]) -> None:

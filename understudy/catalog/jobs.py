@@ -118,6 +118,12 @@ def get(catalog: Catalog, job_id: str) -> Job:
         return to_record(row)
 
 
+def age_s(catalog: Catalog, job_id: str) -> float:
+    """Seconds since a job last changed, by the catalog's clock."""
+    with catalog.read() as session:
+        return float(session.scalar(select(now() - JobRow.updated_at).where(JobRow.id == job_id)) or 0.0)
+
+
 def recent(catalog: Catalog, *, limit: int) -> list[Job]:
     """The newest jobs first."""
     with catalog.read() as session:

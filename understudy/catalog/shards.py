@@ -87,7 +87,7 @@ def seal(
     claim: Claim,
     manifest: ShardManifest,
     entries: list[int],
-    fingerprints: Mapping[str, bytes] | None = None,
+    fingerprints: Mapping[str, resemblances.Known] | None = None,
 ) -> Sealed:
     """Make a shard's images accepted, all in one transaction with the shard itself.
 

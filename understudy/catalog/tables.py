@@ -138,10 +138,12 @@ class FingerprintRow(Base):
     __tablename__ = "fingerprints"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary(64))
-    band_0: Mapped[int] = mapped_column(index=True)
-    band_1: Mapped[int] = mapped_column(index=True)
-    band_2: Mapped[int] = mapped_column(index=True)
-    band_3: Mapped[int] = mapped_column(index=True)
+    # No bands: it resembles another, which stands for it, so that a thousand frames of one scene are one to compare.
+    band_0: Mapped[int | None] = mapped_column(index=True)
+    band_1: Mapped[int | None] = mapped_column(index=True)
+    band_2: Mapped[int | None] = mapped_column(index=True)
+    band_3: Mapped[int | None] = mapped_column(index=True)
+    resembles: Mapped[str | None] = mapped_column(String(64), index=True)
     # The holdout's image that this one, which was there before, is a near copy of: it trains nothing.
     holdout_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
 
