@@ -45,6 +45,19 @@ CLASSIFIED: dict[str, Any] = {
 }
 JOB = _JOB
 QUEUED_JOB = _QUEUED
+SYNC_JOB = _QUEUED | {
+    "kind": "sync",
+    "params": {"source": "7a0f52c1d9e84b36aa10", "url": "s3://holiday-photos/2026/"},
+}
+SOURCE: dict[str, Any] = {
+    "id": "7a0f52c1d9e84b36aa10",
+    "bucket": "holiday-photos",
+    "url": "s3://holiday-photos/2026/",
+    "job": "0204b678d519f1b9bdbf",
+    "objects": {"num_taken": 500, "num_underway": 0, "num_failed": 0},
+    "created_at": "2026-11-21T09:30:00.000Z",
+}
+SOURCES: dict[str, Any] = {"items": [SOURCE | {"objects": None}], "next": None}
 LABELED_JOB = _QUEUED | {"kind": "labeled", "bucket": None}
 RECEIPT: dict[str, Any] = {
     "items": [

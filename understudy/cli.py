@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, cli_deployments, cli_keys, cli_receipts, demonstration, local
+from understudy import bench, cli_deployments, cli_keys, cli_receipts, cli_sources, demonstration, local
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -33,6 +33,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(cli_keys.app)
 app.add_typer(cli_deployments.app)
 app.add_typer(cli_receipts.app)
+app.add_typer(cli_sources.app)
 console = Console()
 errors = Console(stderr=True)
 
@@ -131,18 +132,27 @@ def init(
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(exists=True, help="A zip, a tar, a folder or an image.")],
+    source: Annotated[
+        str, typer.Argument(help="A zip, a tar, a folder or an image; or an s3://, gs:// or https:// URL.")
+    ],
     bucket: Annotated[str, typer.Option(help="Where the images go; made if it is new.")] = "default",
     wait: Annotated[bool, typer.Option(help="Wait until the upload is unpacked.")] = True,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Send unlabeled images. Every entry is accounted for in the receipt."""
+    """Send unlabeled images. Every entry is accounted for in the receipt.
+
+    What a URL names is fetched by the workers; the same URL again takes only what is new.
+    """
+    if cli_sources.is_remote(source):
+        cli_sources.ingest(source, bucket, wait=wait, url=url, key=key)
+        return
+    path = _existing(source)
     with Client(url, key=key) as client:
         with Progress(TextColumn("sending {task.fields[name]}"), BarColumn(), DownloadColumn(), console=errors) as bar:
-            task = bar.add_task("", name=source.name, total=None)
+            task = bar.add_task("", name=path.name, total=None)
             job = client.ingest(
-                bucket, source, on_bytes=lambda sent, total: bar.update(task, completed=sent, total=total)
+                bucket, path, on_bytes=lambda sent, total: bar.update(task, completed=sent, total=total)
             )
         if not wait:
             console.print(f"job {job.id}")
@@ -246,6 +256,13 @@ def _stop_on_sigterm() -> None:
 def _log_line(name: str, line: str) -> None:
     shown = Text.assemble((f"{name:10} ", "dim"), line)  # one call: several threads print
     console.print(shown, highlight=False, soft_wrap=True)
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise typer.BadParameter(f"Path {name!r} does not exist.", param_hint="'SOURCE'")
+    return path
 
 
 def _outcomes(result: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from understudy.records import (
     Outcome,
     ReceiptEntry,
     Record,
+    RemoteSource,
     Rollback,
 )
 
@@ -133,6 +134,19 @@ class Client:
         """Every bucket."""
         return self._items("/buckets", BucketSummary)
 
+    def sources(self) -> Iterator[RemoteSource]:
+        """Every remote source, without the counts of its objects."""
+        cursor: str | None = None
+        while True:
+            page = self._get("/sources", **({"cursor": cursor} if cursor else {}))
+            yield from (RemoteSource(**item) for item in page["items"])
+            if (cursor := page["next"]) is None:
+                return
+
+    def source(self, source_id: str) -> RemoteSource:
+        """One remote source, with the counts of its objects."""
+        return RemoteSource(**self._get(f"/sources/{source_id}"))
+
     def models(self) -> list[ModelVersion]:
         """Every model version, the newest first."""
         return self._items("/models", ModelVersion)
@@ -157,6 +171,14 @@ class Client:
                 "POST", "/ingest", params={"bucket": bucket, "name": name}, content=content, headers=_BINARY
             )
         return Job(**said)
+
+    def add_source(self, bucket: str, url: str) -> Job:
+        """Have workers take unlabeled images from ``s3://``, ``gs://`` or ``https://``; gives the sync's job."""
+        return Job(**self._send("POST", "/sources", json={"bucket": bucket, "url": url}))
+
+    def sync(self, source_id: str) -> Job:
+        """Have workers take what is new in a source; gives the sync's job."""
+        return Job(**self._send("POST", f"/sources/{source_id}/sync"))
 
     def labeled(
         self,

@@ -276,6 +276,12 @@ class ForeignStore:
             yield
         except (FileNotFoundError, obstore.exceptions.NotFoundError) as error:
             raise SourceRefused(f"there is nothing of that name in {self._url}", code="source_missing") from error
+        except obstore.exceptions.InvalidPathError as error:
+            raise SourceRefused(
+                f"{self._url} has a key there with an empty part, '.' or '..' in it, which cannot be read "
+                f"({_in_words(error)}); rename it, or name a prefix beside it",
+                code="unreadable_key",
+            ) from error
         except (PermissionError, *_REFUSALS) as error:
             raise SourceRefused(
                 f"{self._url} may not be read ({type(error).__name__}); give the workers credentials that may",
@@ -297,6 +303,11 @@ _REFUSALS = (
     obstore.exceptions.UnauthenticatedError,
     obstore.exceptions.UnknownConfigurationKeyError,
 )
+
+
+def _in_words(error: Exception) -> str:
+    """The first line of what obstore says, without the marker that it is obstore who says it."""
+    return str(error).splitlines()[0].removeprefix("Encountered object with invalid path: ")[:300]
 
 
 def _listed(meta: Any) -> Listed:

@@ -157,6 +157,8 @@ def _bring_one(resources: Resources, claim: Claim, at: Source, listed: Listed, k
     refusal = _refuse_name(listed.key)
     if refusal is None and listed.num_bytes is not None and listed.num_bytes > resources.settings.source_bytes:
         refusal = _too_large(listed.num_bytes, resources.settings.source_bytes)
+    if refusal is None and listed.num_bytes == 0:  # also what stores keep for a folder, which cannot be fetched
+        refusal = Problem(code="empty", detail="the object is empty: 0 bytes")
     if refusal is not None:
         return _refused(listed, refusal)
     with _answer(resources, at, listed) as answer:

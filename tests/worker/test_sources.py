@@ -68,29 +68,30 @@ def test_a_prefix_is_taken_once_and_then_only_what_is_new(resources, put, prefix
     put("d.txt", b"no image")
     put("e.pkl", b"never fetched")
     put("._f.png", b"never fetched")
+    put("folder/", b"")
     job = sources.add(resources.catalog, "photos", f"s3://understudy/{prefix}")
     done, (child,) = run_all(resources, job)
     assert done.result == {
-        "source": job.params["source"], "listed": 5, "new": 5, "unchanged": 0, "underway": 0,
+        "source": job.params["source"], "listed": 6, "new": 6, "unchanged": 0, "underway": 0,
         "num_jobs": 1, "jobs": [child.id],
     }  # fmt: skip
     assert ("understudy.unpack", child.id) in rings
     assert (child.kind, child.state, child.bucket) == (JobKind.FETCH, JobState.SUCCEEDED, "photos")
     assert Counter((line.outcome.value, line.reason) for line in receipt_of(child)) == {
         ("accepted", None): 3, ("duplicate", None): 1, ("quarantined", "not_an_archive"): 1,
-        ("quarantined", "forbidden_type"): 1, ("quarantined", "not_an_image"): 1,
+        ("quarantined", "empty"): 1, ("quarantined", "forbidden_type"): 1, ("quarantined", "not_an_image"): 1,
     }  # fmt: skip
     assert len(members(resources)) == 3
     assert resources.store.list("uploads/") == []
-    assert sources.get(resources.catalog, job.params["source"]).objects.num_taken == 5
+    assert sources.get(resources.catalog, job.params["source"]).objects.num_taken == 6
 
     done, children = run_all(resources, sources.sync(resources.catalog, job.params["source"]))
-    assert (done.result["listed"], done.result["new"], done.result["unchanged"], children) == (5, 0, 5, [])
+    assert (done.result["listed"], done.result["new"], done.result["unchanged"], children) == (6, 0, 6, [])
 
     put("a.png", GOOD[3])  # another image under a known key
     put("g.png", GOOD[4])
     done, (child,) = run_all(resources, sources.add(resources.catalog, "photos", f"s3://understudy/{prefix}"))
-    assert (done.result["new"], done.result["unchanged"], child.result["accepted"]) == (2, 4, 2)
+    assert (done.result["new"], done.result["unchanged"], child.result["accepted"]) == (2, 5, 2)
     assert len(members(resources)) == len(set(members(resources))) == 5
 
 
@@ -200,6 +201,26 @@ def test_a_bucket_that_is_not_there_or_not_ours_fails_with_the_reason(resources,
     """In our words, which name the bucket only."""
     done, _ = run_all(resources, sources.add(resources.catalog, "photos", "s3://no-such-bucket-here/x/"))
     assert (done.state, done.problem.code) == (JobState.FAILED, "source_missing")
+
+
+def test_a_key_that_cannot_be_read_fails_the_sync_with_its_name(resources, put, prefix):
+    """At once: another attempt would meet it again."""
+    put("a//b.png", GOOD[0])
+    done, _ = run_all(resources, sources.add(resources.catalog, "photos", f"s3://understudy/{prefix}/"))
+    assert (done.state, done.problem.code) == (JobState.FAILED, "unreadable_key")
+    assert f"{prefix}/a//b.png" in done.problem.detail
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.png", "ü.png", "%41.png", "q?#&+.png", "[x]*~.png", "back\\slash.png", "'\".png"]
+)
+def test_awkward_keys_are_read_as_they_are(resources, put, prefix, name, receipt_of):
+    """What is escaped on the way is not escaped in the receipt; synced again, it is known."""
+    put(name, GOOD[0])
+    done, (child,) = run_all(resources, sources.add(resources.catalog, "photos", f"s3://understudy/{prefix}/"))
+    assert [(line.name, line.outcome.value) for line in receipt_of(child)] == [(f"{prefix}/{name}", "accepted")]
+    done, _ = run_all(resources, sources.sync(resources.catalog, done.result["source"]))
+    assert (done.result["new"], done.result["unchanged"]) == (0, 1)
 
 
 def test_a_file_by_https_is_taken_once(resources, files, pack_zip, receipt_of, monkeypatch):

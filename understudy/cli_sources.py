@@ -1,0 +1,121 @@
+"""``understudy sources`` and ``sync``, and ``ingest`` of what lies elsewhere: workers fetch it, nothing passes here."""
+
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from understudy.client import DEFAULT_URL, Client
+from understudy.errors import UnderstudyError
+from understudy.records import Job, JobState, Outcome
+
+app = typer.Typer()
+console = Console()
+errors = Console(stderr=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+@app.command()
+def sources(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
+    """Show the remote sources: where from, into which bucket, and how many objects are taken."""
+    with Client(url, key=key) as client:
+        known = [client.source(each.id) for each in client.sources()]
+    if as_json:
+        console.print_json(data=[source.model_dump(mode="json") for source in known])
+        return
+    table = Table("id", "url", "bucket", "taken", "underway", "failed")
+    for source in known:
+        assert source.objects is not None  # one source is answered with them
+        counts = (source.objects.num_taken, source.objects.num_underway, source.objects.num_failed)
+        table.add_row(source.id, Text(source.url), source.bucket, *(f"{count:,}" for count in counts))
+    console.print(table)
+
+
+@app.command()
+def sync(
+    source: Annotated[str, typer.Argument(metavar="ID", help="As `understudy sources` shows it.")],
+    wait: Annotated[bool, typer.Option(help="Wait until what is new is unpacked.")] = True,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take what is new in a remote source."""
+    with Client(url, key=key) as client:
+        _follow(client, client.sync(source), wait=wait, as_json=as_json)
+
+
+def is_remote(source: str) -> bool:
+    """Whether what is to be ingested is named by a URL; which ones are taken, the service says."""
+    return "://" in source
+
+
+def ingest(source: str, bucket: str, *, wait: bool, url: str, key: str | None) -> None:
+    """Name a source to the service, and show what comes of it."""
+    with Client(url, key=key) as client:
+        _follow(client, client.add_source(bucket, source), wait=wait, as_json=False)
+
+
+def _follow(client: Client, job: Job, *, wait: bool, as_json: bool) -> None:
+    if wait:
+        listed = _ended(client, job, "listing")
+        result = _outcomes(client, listed)
+        shown: dict[str, Any] = dict(listed.result or {}) | {"outcomes": result}
+    else:
+        shown = {"job": job.id}
+    if as_json:
+        console.print_json(data=shown)
+    elif not wait:
+        console.print(f"job {job.id}")
+    else:
+        _say(shown)
+
+
+def _say(shown: dict[str, Any]) -> None:
+    line = f"{shown['listed']:,} objects listed: {shown['new']:,} new, {shown['unchanged']:,} known"
+    line += f", {shown['underway']:,} underway" if shown["underway"] else ""
+    if shown["new"]:
+        outcomes = ", ".join(f"{count:,} {name}" for name, count in shown["outcomes"].items() if count)
+        line += f"; {outcomes or 'no images'}"
+    console.print(line, highlight=False, soft_wrap=True)
+    if (unseen := shown["num_jobs"] - len(shown["jobs"])) > 0:
+        console.print(f"and {unseen:,} more jobs, which go on: `understudy sources` counts them", highlight=False)
+
+
+def _ended(client: Client, job: Job, what: str) -> Job:
+    with _bar() as bar:
+        task = bar.add_task(what, total=None)
+        ended = client.wait_for_job(job.id, lambda j: bar.update(task, completed=j.done, total=j.total))
+    if ended.state == JobState.FAILED and ended.problem is not None:
+        raise UnderstudyError(f"job {job.id} failed: {ended.problem.detail} ({ended.problem.code})")
+    return ended
+
+
+def _outcomes(client: Client, listed: Job) -> dict[str, int]:
+    """The sums of the jobs that a sync opened, once they have ended."""
+    sums: Counter[str] = Counter()
+    jobs = (listed.result or {}).get("jobs", [])
+    with _bar() as bar:
+        task = bar.add_task("fetching, in jobs", total=len(jobs))
+        for job_id in jobs:
+            ended = client.wait_for_job(job_id)
+            bar.advance(task)
+            if ended.result is None:
+                sums["failed jobs"] += 1
+                continue
+            sums.update({outcome.value: ended.result.get(outcome.value, 0) for outcome in Outcome})
+    return dict(sums)
+
+
+def _bar() -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description:20}"), *columns, console=errors)
