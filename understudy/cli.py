@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, cli_deployments, cli_keys, demonstration, local
+from understudy import bench, cli_deployments, cli_keys, cli_labels, demonstration, local
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 app.add_typer(cli_keys.app)
 app.add_typer(cli_deployments.app)
+app.add_typer(cli_labels.app)
 console = Console()
 errors = Console(stderr=True)
 

@@ -16,15 +16,15 @@ CLASSES = ("red", "green", "blue")
 
 
 @pytest.fixture
-def world(teaching, catalog, local_store):
+def world(teaching, sqlite_catalog, local_store):
     """Pseudo-labels can be published here."""
-    return teaching(catalog, local_store)
+    return teaching(sqlite_catalog, local_store)
 
 
 @pytest.fixture
-def looking(catalog, local_store, tmp_path):
+def looking(sqlite_catalog, local_store, tmp_path):
     """Where they are looked at."""
-    return Looking(catalog, local_store, tmp_path / "spool", threads=1)
+    return Looking(sqlite_catalog, local_store, tmp_path / "spool", threads=1)
 
 
 def pictures(num, seed=0):
@@ -54,7 +54,7 @@ def test_pages_are_the_whole_list_in_order(world, looking, sort, order):
 
     told, cursor = [], None
     while True:
-        items, cursor = pseudo_labels.page(looking, Filters(), sort=sort, order=order, cursor=cursor, limit=5)
+        items, cursor = pseudo_labels.page(looking, Filters(), sort=sort, order=order, cursor=cursor, limit=12)
         told += items
         if cursor is None:
             break
@@ -129,7 +129,9 @@ def test_facets_count_every_row_once(world, looking):
 
     counts = {facet.label: (facet.num_images, facet.num_changed) for facet in told.by_class}
     assert counts == {"red": (2, 1), "green": (1, 0), "blue": (2, 0)}
-    assert next(f for f in told.by_class if f.label == "blue").by_confidence == tuple(int(i in (10, 19)) for i in range(20))
+    assert next(f for f in told.by_class if f.label == "blue").by_confidence == tuple(
+        int(i in (10, 19)) for i in range(20)
+    )
     assert (told.num_images, told.num_label_sets, told.num_changed, told.num_compared) == (5, 2, 1, 4)
     assert (told.by_bucket, told.by_teacher) == ({"a": 4, "b": 1}, {old: 4, new: 5})
     assert pseudo_labels.facets(looking, bucket="b").num_images == 1
