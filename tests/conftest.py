@@ -302,7 +302,7 @@ class Teaching:
         shards.want_labels(self.catalog)
         for task_id in claims.overdue(self.catalog, LabelSetRow, limit=1000):
             task = shards.label_task(self.catalog, task_id)
-            if task.shard.key == manifest.key:
+            if (task.shard.key, task.version) == (manifest.key, registry.champion(self.catalog)):
                 claim = claims.claim(self.catalog, LabelSetRow, task_id, lease_s=60)
                 assert claim is not None
                 key = labels_key(task.version, task.shard.key, claim.attempt)
