@@ -14,7 +14,20 @@ from service.direct import Direct
 from service.heads import Heads
 from service.metrics import Metrics
 from service.observed import Observed
-from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models, sources
+from service.routes import (
+    classify,
+    deployments,
+    health,
+    images,
+    infer,
+    ingest,
+    jobs,
+    labeled,
+    models,
+    pseudo_labels,
+    selections,
+    sources,
+)
 from understudy.settings import ServiceSettings
 
 DESCRIPTION = """
@@ -58,6 +71,8 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
     for router in (jobs.router, models.router, deployments.router, sources.router, health.router):
+        asking.include_router(router)
+    for router in (pseudo_labels.router, selections.router, images.router):
         asking.include_router(router)
     for router in (answering, ingest.router, labeled.router, asking):
         app.include_router(router)

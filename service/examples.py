@@ -43,6 +43,23 @@ CLASSIFIED: dict[str, Any] = {
         }
     ],
 }
+PSEUDO_LABELS: dict[str, Any] = {
+    "items": [
+        {
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "bucket": "holiday-photos",
+            "teacher": "g0003-8f2c1a",
+            "label": "t-shirt",
+            "confidence": 0.91,
+            "margin": 0.85,
+            "classes": [{"label": "t-shirt", "probability": 0.91}, {"label": "longsleeve", "probability": 0.06}],
+            "previous_teacher": "g0002-1b9c44",
+            "previous_label": "longsleeve",
+            "is_changed": True,
+        }
+    ],
+    "next": None,
+}
 JOB = _JOB
 QUEUED_JOB = _QUEUED
 SYNC_JOB = _QUEUED | {

@@ -37,6 +37,7 @@ STATUS_OF_CODE = {
 }
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
+    (errors.LabelSetRefused, 500),  # the store's
     (errors.BodyTimeout, 408),
     (errors.Refused, 422),
     (errors.NotFound, 404),

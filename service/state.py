@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.admission import Admission
 from service.batcher import Lanes
 from service.bodies import Budget
+from service.looking import Looker
 from service.metrics import Metrics
 from service.swap import ChampionFollower, EngineSlot
 from service.traffic import Traffic
@@ -34,6 +35,7 @@ class State:
     bell: Executor  #: rings for work; Redis may be slow or away, and no client waits for that
     metrics: Metrics
     traffic: Traffic
+    looker: Looker
 
 
 async def of(request: Request) -> State:

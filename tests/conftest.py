@@ -4,6 +4,7 @@ PostgreSQL, Redis and S3 once a session; the service, with tiny real ONNX models
 """
 
 import asyncio
+import hashlib
 import importlib.util
 import itertools
 import socket
@@ -11,22 +12,28 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from service.server import build
-from understudy import messages, registry, settings
-from understudy.catalog import Catalog, versions
+from understudy import images, labels, messages, registry, settings
+from understudy.catalog import Catalog, claims, jobs, shards, versions
+from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.client import Client
+from understudy.records import JobKind, ShardManifest
 from understudy.settings import ServiceSettings
-from understudy.store import Store
+from understudy.shards import ShardWriter
+from understudy.store import Store, labels_key
 from understudy.testing import tiny_artifact
 
 #: What the tiny models of the service tell apart.
@@ -255,6 +262,61 @@ def serving(url: str, promote: Callable[..., str]) -> Callable[..., str]:
         return version
 
     return promoted
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Shards and label sets with probabilities of the test's own, in a real catalog and store."""
+
+    catalog: Catalog
+    store: Store
+    folder: Path
+
+    def teacher(self, classes: tuple[str, ...] = CLASSES, **of_card: Any) -> str:
+        """Publish and promote a tiny model of these classes."""
+        artifact, card = tiny_artifact(classes, sharpness=10.0 + len(versions.history(self.catalog)))
+        registry.publish(self.store, self.catalog, card.model_copy(update=of_card), artifact, b"")
+        champion = versions.champion(self.catalog)
+        with self.catalog.write() as session:
+            instead_of = champion.version if champion else None
+            versions.promote(session, card.version, instead_of=instead_of, reason="test", actor="test")
+        return card.version
+
+    def shard(self, bucket: str | None, pictures: list[bytes], class_name: str | None = None) -> ShardManifest:
+        """Seal a bucket's shard, or one of the labeled set."""
+        split, kind = ("unlabeled", JobKind.INGEST) if bucket else ("labeled", JobKind.LABELED)
+        job = jobs.open_upload(self.catalog, kind, bucket=bucket, params={})
+        jobs.received(self.catalog, job.id, [])
+        claim = claims.claim(self.catalog, JobRow, job.id, lease_s=60)
+        assert claim is not None
+        writer = ShardWriter(self.folder / f"{job.id}.tar", split=split, bucket=bucket)
+        for data in pictures:
+            sha256 = hashlib.sha256(data).hexdigest()
+            writer.add(data, sha256=sha256, name="x.png", facts=images.inspect(data), class_name=class_name)
+        manifest = writer.seal(self.store)
+        shards.seal(self.catalog, claim, manifest, list(range(len(pictures))))
+        return manifest
+
+    def label(self, manifest: ShardManifest, probabilities: Sequence[Sequence[float]]) -> str:
+        """Publish what the champion says of a shard's images; gives the label set's key."""
+        shards.want_labels(self.catalog)
+        for task_id in claims.overdue(self.catalog, LabelSetRow, limit=1000):
+            task = shards.label_task(self.catalog, task_id)
+            if (task.shard.key, task.version) == (manifest.key, registry.champion(self.catalog)):
+                claim = claims.claim(self.catalog, LabelSetRow, task_id, lease_s=60)
+                assert claim is not None
+                key = labels_key(task.version, task.shard.key, claim.attempt)
+                rows = np.array(probabilities, dtype=np.float32)  # (N, C)
+                self.store.put(key, labels.to_parquet([m.sha256 for m in manifest.members], rows, {}))
+                shards.publish_labels(self.catalog, claim, key=key, sha256="0" * 64, num_rows=len(rows))
+                return key
+        raise AssertionError(f"no label set is wanted of {manifest.key}")
+
+
+@pytest.fixture
+def teaching(tmp_path: Path) -> Callable[[Catalog, Store], Teaching]:
+    """Make pseudo-labels in a catalog and store."""
+    return lambda catalog, store: Teaching(catalog, store, tmp_path)
 
 
 @pytest.fixture

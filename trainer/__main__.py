@@ -57,6 +57,7 @@ def run(read: TrainerSettings) -> int:
             read.provider,
             read.poll_s,
             ring=partial(messages.ring, messages.celery_app(read.broker_url), messages.LABEL),
+            spool=read.spool,
         )
         work(place, stopping, lease_s=read.lease_s)
     finally:

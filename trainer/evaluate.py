@@ -16,7 +16,7 @@ from understudy import images
 from understudy.engine import Engine, Probabilities, predict_all
 from understudy.errors import LabeledSetRefused
 from understudy.images import Pixels
-from understudy.records import Evaluation, Interval, Record, ShardManifest
+from understudy.records import Evaluation, Interval, Record, ReliabilityBin, ShardManifest
 from understudy.shards import read_images, read_manifest
 from understudy.store import Store
 
@@ -98,6 +98,7 @@ def _measured(
             calibration_error=calibration_error(probabilities.max(axis=1), is_right),
             negative_log_likelihood=negative_log_likelihood(probabilities, truth),
             images_per_second=speed,
+            reliability=reliability(probabilities.max(axis=1), is_right),
         ),
         holdout=holdout,
         classes=classes,
@@ -121,6 +122,19 @@ def calibration_error(confidence: npt.NDArray[np.float32], is_right: npt.NDArray
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)  # (N,)
     gaps = np.bincount(bins, weights=confidence - is_right, minlength=NUM_BINS)  # (15,), images × gap of each bin
     return float(np.abs(gaps).sum() / len(bins))
+
+
+def reliability(confidence: npt.NDArray[np.float32], is_right: npt.NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+    """The table behind a reliability diagram, over the same bins; ``confidence`` and ``is_right`` are (N,)."""
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)  # (N,)
+    num_images = np.bincount(bins, minlength=NUM_BINS)  # (15,)
+    num_correct = np.bincount(bins[is_right], minlength=NUM_BINS)  # (15,)
+    return tuple(
+        ReliabilityBin(
+            low=i / NUM_BINS, high=(i + 1) / NUM_BINS, num_images=int(num_images[i]), num_correct=int(num_correct[i])
+        )
+        for i in range(NUM_BINS)
+    )
 
 
 def negative_log_likelihood(probabilities: Probabilities, truth: Indexes) -> float:

@@ -7,9 +7,11 @@ make the same file, both go on with the same bytes. Only ``conclude`` changes wh
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -53,6 +55,7 @@ class Workplace:
     provider: str  #: ONNX Runtime's, or auto
     poll_s: float
     ring: Callable[[int], bool]  #: tells the workers of a wanted label set; False: nobody could be told
+    spool: Path | None = None  #: for what does not fit into memory; None: the system's temporary folder
 
 
 def run(place: Workplace, claim: Claim, progress: Progress, generation: Generation) -> GateReport:
@@ -169,17 +172,28 @@ def select(work: _Work, plan: Plan, sets: LabelSets) -> Selection:
     work.progress.show("select", 0, len(sets.label_sets))
     catalog = work.place.catalog
     assert plan.teacher is not None, "there is nothing to select from without a teacher"
-    rows, summary = selection.select(
-        work.place.store,
-        sets,
-        classes=versions.get(catalog, plan.teacher).card.classes,
-        labeled_counts=plan.labeled_counts,
-        human_labeled=shards.human_labeled(catalog),
-        recipe=plan.recipe,
-    )
-    work.keep(f"selection-{summary.rows_sha256[:12]}.parquet", lambda: rows)
+    with tempfile.TemporaryDirectory(dir=_made(work.place.spool)) as folder:
+        rows = Path(folder) / "selection.parquet"
+        summary = selection.select(
+            work.place.store,
+            sets,
+            classes=versions.get(catalog, plan.teacher).card.classes,
+            labeled_counts=plan.labeled_counts,
+            human_labeled=shards.human_labeled(catalog),
+            recipe=plan.recipe,
+            rows=rows,
+            spool=work.place.spool,
+        )
+        work.claim.check()
+        work.place.store.put(generation_key(work.number, f"selection-{summary.rows_sha256[:12]}.parquet"), rows)
     work.progress.show("select", len(sets.label_sets), len(sets.label_sets))
     return summary
+
+
+def _made(folder: Path | None) -> Path | None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 # -- 4. train -----------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class Recipe(Record):
     threshold: float = Field(0.3, ge=0, lt=1)  #: least confidence of the teacher
     per_class: int | None = Field(None, ge=1)  #: images of each class; None: in proportion to the labeled set
     max_copies: int = Field(4, ge=1)  #: of one image of a scarce class; the paper has no limit
+    balance: Literal["exact", "histogram"] = "exact"  #: the best of each class, or the official code's 101 bins
     pseudo_weight: float = Field(1.0, gt=0)  #: of the pseudo-labeled images' mean loss beside the labeled one's
 
     # -- input noise

@@ -5,47 +5,57 @@ confident are kept, the scarce are repeated. The same label sets give the same s
 order of their rows. It reads label sets only, never an image, and it never sees the holdout.
 """
 
-import hashlib
-import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from trainer.recipes import Recipe
-from understudy import labels
+from understudy import labels, quota
 from understudy.errors import Refused
+from understudy.labels import Session
+from understudy.quota import Bins, Quota
 from understudy.records import Record, Sha256
-from understudy.store import Store
+from understudy.store import Store, sha256_of
 
 #: What a human labeled has no pseudo-label: neither the labeled set's images nor the holdout's.
-_CANDIDATES = """
-WITH candidates AS (
-    SELECT * FROM labels
-    WHERE confidence >= $threshold AND sha256 NOT IN (SELECT unnest($human_labeled::VARCHAR[]))
+_CANDIDATE = "confidence >= $threshold AND NOT EXISTS (FROM human_labeled h WHERE h.sha256 = labels.sha256)"
+
+_COUNT = "SELECT label, {bin} AS bin, count(*) AS num FROM labels WHERE {candidate} GROUP BY ALL"
+
+#: The last image of each class that is favoured: all that are before it are, none after it is. Only the bin in
+#: which it lies is put into order.
+_EDGES = f"""
+SELECT label, confidence AS edge_confidence, sha256 AS edge_sha256
+FROM (
+    SELECT label, confidence, sha256, num_wanted,
+           row_number() OVER (PARTITION BY label ORDER BY confidence DESC, sha256) AS place
+    FROM (SELECT label, confidence, sha256, {quota.BIN_SQL} AS bin FROM labels WHERE {_CANDIDATE})
+    JOIN cuts USING (label, bin)
 )
+WHERE place = num_wanted
 """
 
-_COUNT = _CANDIDATES + "SELECT label, count(*) AS available FROM candidates GROUP BY label ORDER BY label"
-
-#: Of ``available`` images every one gets ``target // available`` copies, and the most confident one more
-#: until the target is met; no more than ``max_copies`` of any.
-_PICK = (
-    _CANDIDATES
-    + """,
-sets AS (SELECT unnest($label_sets::VARCHAR[]) AS label_set, unnest($shards::VARCHAR[]) AS shard),
-quota AS (
-    SELECT unnest($classes::INTEGER[]) AS label, unnest($targets::BIGINT[]) AS target,
-           unnest($available::BIGINT[]) AS available
-),
-ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY label ORDER BY confidence DESC, sha256) AS place FROM candidates
-)
+#: Every image gets ``base`` copies, and the favoured one more; no more than ``max_copies`` of any.
+_PICK = f"""
 SELECT sha256, shard, label, confidence, top_classes, top_probabilities, tail_mass,
-       least($max_copies, target // available + (place <= target % available)::BIGINT)::INTEGER AS copies
-FROM ranked JOIN quota USING (label) JOIN sets USING (label_set)
-WHERE copies > 0
-ORDER BY label, place
+       least($max_copies, base + coalesce(
+           confidence > edge_confidence OR (confidence = edge_confidence AND sha256 <= edge_sha256), false
+       )::BIGINT)::INTEGER AS copies
+FROM labels JOIN quotas USING (label) LEFT JOIN edges USING (label) JOIN sets USING (label_set)
+WHERE {_CANDIDATE} AND (base > 0 OR confidence >= edge_confidence) AND copies > 0
+ORDER BY label, confidence DESC, sha256
 """
-)
+
+#: The official code's form: a share of the copies by a coin that is the image's own, so that it falls the same
+#: way each time (theirs is seeded too late). In the order of the label sets: nothing is sorted.
+_PICK_THINNED = f"""
+SELECT sha256, shard, label, confidence, top_classes, top_probabilities, tail_mass,
+       (floor(copies_each) + (('0x' || sha256[1:8])::UBIGINT < (copies_each - floor(copies_each)) * 4294967296.0)
+       ::INTEGER)::INTEGER AS copies
+FROM labels JOIN quotas USING (label) JOIN sets USING (label_set)
+WHERE {_CANDIDATE} AND {quota.COARSE_BIN_SQL} >= least_bin AND copies > 0
+"""
 
 
 class LabelSets(Record):
@@ -80,14 +90,6 @@ class Selection(Record):
     rows_sha256: Sha256
 
 
-@dataclass(frozen=True)
-class _Quota:
-    """Wanted and available images of the classes that have any."""
-
-    available: Mapping[int, int]
-    targets: Mapping[int, int]
-
-
 def select(
     store: Store,
     sets: LabelSets,
@@ -96,70 +98,111 @@ def select(
     labeled_counts: Mapping[str, int],
     human_labeled: set[str],
     recipe: Recipe,
-) -> tuple[bytes, Selection]:
-    """Choose pseudo-labels; gives the rows as a Parquet file, and what they are in numbers.
+    rows: Path,
+    spool: Path | None = None,
+) -> Selection:
+    """Choose pseudo-labels; writes the rows to the Parquet file ``rows``, and gives what they are in numbers.
 
-    ``classes`` are the teacher's; ``labeled_counts`` is how often each is in the labeled set. Raises
+    ``classes`` are the teacher's; ``labeled_counts`` is how often each is in the labeled set. Memory is
+    bounded; what does not fit into it goes to ``spool`` (None: the system's temporary folder). Raises
     Refused with the code nothing_selected if no pseudo-label is left.
     """
-    known = {"threshold": recipe.threshold, "human_labeled": sorted(human_labeled)}
-    counted = labels.query(store, sets.label_sets, _COUNT, known).to_pylist()
-    available = {int(row["label"]): int(row["available"]) for row in counted}
-    if not available:
-        raise Refused(
-            f"none of the {len(sets.label_sets)} label sets of teacher {sets.teacher} holds a pseudo-label with a "
-            f"confidence of {recipe.threshold} or more; ingest images of the classes, or lower threshold",
-            code="nothing_selected",
-        )
-    quota = _Quota(available, _targets(available, classes, labeled_counts, recipe.per_class))
-    filled = sorted(available)
-    table = labels.query(
-        store,
-        sets.label_sets,
-        _PICK,
-        known
-        | {
-            "label_sets": list(sets.label_sets),
-            "shards": list(sets.shards),
-            "classes": filled,
-            "targets": [quota.targets[label] for label in filled],
-            "available": [available[label] for label in filled],
-            "max_copies": recipe.max_copies,
-        },
+    known = {"threshold": recipe.threshold}
+    tables = {
+        "human_labeled": labels.table({"sha256": sorted(human_labeled)}, sha256="string"),
+        "sets": labels.table({"label_set": sets.label_sets, "shard": sets.shards}, label_set="string", shard="string"),
+    }
+    with labels.opened(store, {"labels": sets.label_sets}, spool=spool, tables=tables) as session:
+        # 1. Count, by class and bin of confidence
+        bin_sql = quota.BIN_SQL if recipe.balance == "exact" else quota.COARSE_BIN_SQL
+        bins = _counted(session.ask(_COUNT.format(bin=bin_sql, candidate=_CANDIDATE), known))
+        if not bins:
+            raise Refused(
+                f"none of the {len(sets.label_sets)} label sets of teacher {sets.teacher} holds a pseudo-label with a "
+                f"confidence of {recipe.threshold} or more; ingest images of the classes, or lower threshold",
+                code="nothing_selected",
+            )
+        available = {label: sum(some.values()) for label, some in bins.items()}
+        targets = quota.targets(available, classes, labeled_counts, recipe.per_class)
+        quotas = {i: Quota(available.get(i, 0), targets[i], recipe.max_copies) for i in range(len(classes))}
+
+        # 2. Write what is within the quotas
+        write = _write_exact if recipe.balance == "exact" else _write_thinned
+        written = write(session, known, bins, quotas, recipe.max_copies)
+        yields = _yields(session, written, classes, quotas)
+        shutil.move(written, rows)
+    return _summary(yields, recipe, sha256_of(rows))
+
+
+def _counted(table: Any) -> dict[int, dict[int, int]]:
+    bins: dict[int, dict[int, int]] = {}
+    counts = table.to_pydict()
+    for label, number, num in zip(counts["label"], counts["bin"], counts["num"], strict=True):
+        bins.setdefault(label, {})[number] = num
+    return bins
+
+
+def _write_exact(
+    session: Session, known: dict[str, Any], bins: Mapping[int, Bins], quotas: Mapping[int, Quota], max_copies: int
+) -> Path:
+    """The best of each class, in order: the edge of each class first, then one pass that knows what is within."""
+    cuts = {label: quota.cut(some, quotas[label].num_favoured) for label, some in bins.items()}
+    found = {label: cut for label, cut in cuts.items() if cut is not None}
+    columns: dict[str, list[Any]] = {
+        "label": list(found),
+        "bin": [cut.bin for cut in found.values()],
+        "num_wanted": [cut.num_wanted for cut in found.values()],
+    }
+    session.give("cuts", labels.table(columns, label="int32", bin="int32", num_wanted="int64"))
+    base = {"label": list(bins), "base": [quotas[label].base for label in bins]}
+    session.give("quotas", labels.table(base, label="int32", base="int64"))
+    session.keep("edges", _EDGES, known)
+    return session.write(_PICK, known | {"max_copies": max_copies})
+
+
+def _write_thinned(
+    session: Session, known: dict[str, Any], bins: Mapping[int, Bins], quotas: Mapping[int, Quota], max_copies: int
+) -> Path:
+    thinned = {label: quota.thinned(some, quotas[label].target, max_copies) for label, some in bins.items()}
+    columns: dict[str, list[Any]] = {
+        "label": list(thinned),
+        "least_bin": [one.bin for one in thinned.values()],
+        "copies_each": [one.copies for one in thinned.values()],
+    }
+    session.give("quotas", labels.table(columns, label="int32", least_bin="int32", copies_each="float64"))
+    return session.write(_PICK_THINNED, known)
+
+
+def _yields(
+    session: Session, written: Path, classes: Sequence[str], quotas: Mapping[int, Quota]
+) -> dict[str, ClassYield]:
+    """What was really written, by class."""
+    told = session.ask(
+        "SELECT label, count(*) AS kept, sum(copies)::BIGINT AS num_rows FROM read_parquet($file) GROUP BY label",
+        {"file": str(written)},
     )
-    rows = labels.table_to_parquet(table)
-    return rows, _summary(rows, classes, quota, recipe)
-
-
-def _targets(
-    available: Mapping[int, int], classes: Sequence[str], labeled_counts: Mapping[str, int], per_class: int | None
-) -> dict[int, int]:
-    """How many images of each class to train on: all that there are, in the proportions of the labeled set."""
-    if per_class is not None:
-        return dict.fromkeys(range(len(classes)), per_class)
-    total, labeled = sum(available.values()), sum(labeled_counts.values())
-    return {i: max(1, math.floor(total * labeled_counts.get(name, 0) / labeled)) for i, name in enumerate(classes)}
-
-
-def _summary(rows: bytes, classes: Sequence[str], quota: _Quota, recipe: Recipe) -> Selection:
-    picked = labels.table_from_parquet(rows).select(["label", "copies"]).to_pydict()
-    kept, copies = dict.fromkeys(range(len(classes)), 0), dict.fromkeys(range(len(classes)), 0)
-    for label, count in zip(picked["label"], picked["copies"], strict=True):
-        kept[label] += 1
-        copies[label] += count
-    per_class = {
-        name: ClassYield(available=quota.available.get(i, 0), target=quota.targets[i], kept=kept[i], rows=copies[i])
+    by_label = {row["label"]: row for row in told.to_pylist()}
+    return {
+        name: ClassYield(
+            available=quotas[i].available,
+            target=quotas[i].target,
+            kept=by_label[i]["kept"] if i in by_label else 0,
+            rows=by_label[i]["num_rows"] if i in by_label else 0,
+        )
         for i, name in enumerate(classes)
     }
+
+
+def _summary(yields: dict[str, ClassYield], recipe: Recipe, rows_sha256: str) -> Selection:
     return Selection(
-        classes=tuple(classes),
+        classes=tuple(yields),
         threshold=recipe.threshold,
         max_copies=recipe.max_copies,
-        num_candidates=sum(quota.available.values()),
-        num_kept=sum(kept.values()),
-        num_rows=sum(copies.values()),
-        per_class=per_class,
-        starved=tuple(name for name, y in per_class.items() if 0 < y.rows < y.target),
-        empty=tuple(name for name, y in per_class.items() if y.available == 0),
-        rows_sha256=hashlib.sha256(rows).hexdigest(),
+        num_candidates=sum(y.available for y in yields.values()),
+        num_kept=sum(y.kept for y in yields.values()),
+        num_rows=sum(y.rows for y in yields.values()),
+        per_class=yields,
+        starved=tuple(name for name, y in yields.items() if 0 < y.rows < y.target),
+        empty=tuple(name for name, y in yields.items() if y.available == 0),
+        rows_sha256=rows_sha256,
     )

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, cli_deployments, cli_keys, cli_receipts, cli_sources, demonstration, local
+from understudy import bench, cli_deployments, cli_keys, cli_labels, cli_receipts, cli_sources, demonstration, local
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -34,6 +34,7 @@ app.add_typer(cli_keys.app)
 app.add_typer(cli_deployments.app)
 app.add_typer(cli_receipts.app)
 app.add_typer(cli_sources.app)
+app.add_typer(cli_labels.app)
 console = Console()
 errors = Console(stderr=True)
 

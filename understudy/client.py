@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 import httpx
 
 from understudy.errors import NotReady, SettingsRefused, UnderstudyError
+from understudy.label_records import LabelFacets, PreviewRequest, PseudoLabel, SelectionPreview
 from understudy.records import (
     BucketSummary,
     Championship,
@@ -40,6 +41,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 PATIENCE_S = 30.0
 #: Look this often whether a job has come further.
 POLL_S = 0.3
+#: Ask for so many pseudo-labels at a time: as many as the service gives.
+PAGE_ITEMS = 1000
 #: Read files in pieces of this size while sending them.
 CHUNK_BYTES = 2**20
 
@@ -146,6 +149,39 @@ class Client:
     def source(self, source_id: str) -> RemoteSource:
         """One remote source, with the counts of its objects."""
         return RemoteSource(**self._get(f"/sources/{source_id}"))
+
+    def pseudo_labels(self, *, limit: int | None = None, **filters: Any) -> Iterator[PseudoLabel]:
+        """What a teacher says of the unlabeled images; ``filters`` are the parameters of ``GET /pseudo-labels``.
+
+        ``class`` is a word of Python: write it ``class_name``. ``limit`` None: all of them, page by page.
+        """
+        if "class_name" in filters:
+            filters["class"] = filters.pop("class_name")
+        asked = {name: value for name, value in filters.items() if value is not None}
+        cursor: dict[str, str] = {}
+        while limit is None or limit > 0:
+            page = self._get("/pseudo-labels", **asked, **cursor, limit=min(limit or PAGE_ITEMS, PAGE_ITEMS))
+            yield from (PseudoLabel(**item) for item in page["items"])
+            limit = None if limit is None else limit - len(page["items"])
+            if page["next"] is None:
+                return
+            cursor = {"cursor": page["next"]}
+
+    def label_facets(
+        self, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False
+    ) -> LabelFacets:
+        """How many pseudo-labels there are, by class and confidence, by bucket and by teacher."""
+        asked = {"teacher": teacher, "bucket": bucket, "with_changed": with_changed}
+        return LabelFacets(**self._get("/pseudo-labels/facets", **{k: v for k, v in asked.items() if v is not None}))
+
+    def preview(self, request: PreviewRequest | None = None) -> SelectionPreview:
+        """What a generation would select now, and how right it may be expected to be."""
+        body = (request or PreviewRequest()).model_dump(mode="json")
+        return SelectionPreview(**self._send("POST", "/selections/preview", json=body))
+
+    def labels_of(self, sha256: str) -> list[PseudoLabel]:
+        """What every teacher says of one image."""
+        return self._items(f"/images/{sha256}/labels", PseudoLabel)
 
     def models(self) -> list[ModelVersion]:
         """Every model version, the newest first."""

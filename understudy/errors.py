@@ -9,6 +9,7 @@ UnderstudyError
 │   ├── RecipeRefused      a recipe, a student or one of their fields does not exist or contradicts itself
 │   ├── SourceRefused      a remote source may not be asked for, or does not give what was asked
 │   ├── UploadRefused      an upload is too large, empty or of the wrong kind
+│   ├── LabelSetRefused    a label set that the catalog lists is damaged
 │   └── BodyTimeout        a request's body took too long to arrive
 ├── NotFound           there is nothing of that name
 ├── Conflict           it contradicts what is there already
@@ -83,6 +84,12 @@ class UploadRefused(Refused):
     """An upload is too large, empty or of the wrong kind."""
 
     code = "upload_refused"
+
+
+class LabelSetRefused(Refused):
+    """A label set that the catalog lists is damaged; the message names it."""
+
+    code = "label_set_damaged"
 
 
 class BodyTimeout(Refused):

@@ -5,11 +5,17 @@ folder: a file that is still being written must not be read. Which pseudo-labels
 decided in ``trainer/selection.py``; here is only how they are stored and read.
 """
 
+import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import duckdb
@@ -18,6 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from understudy import cores, label_files
+from understudy.errors import LabelSetRefused, UnderstudyError
 from understudy.records import ReceiptEntry
 from understudy.store import Store
 
@@ -26,6 +34,10 @@ from understudy.store import Store
 TOP_CLASSES = 10
 #: Rows in memory at a time while reading.
 BATCH_ROWS = 65_536
+#: What DuckDB may hold; the process takes some hundred MB besides.
+MEMORY_LIMIT = "1GB"
+#: What a query may put aside on the disk. Sorting 50 million rows with their soft labels takes about 8 GB.
+MAX_SPILL = "64GB"
 
 SCHEMA = pa.schema(
     [
@@ -100,29 +112,144 @@ def _batches(store: Store, keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
                 yield pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA)
 
 
-def _named_batches(store: Store, keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    for key in keys:
-        for batch in _batches(store, [key]):
-            yield pa.RecordBatch.from_arrays(
-                [*batch.columns, pa.array([key] * batch.num_rows, pa.string())], schema=_NAMED_SCHEMA
-            )
-
-
 def query(
-    store: Store, keys: Sequence[str], sql: str, parameters: dict[str, Any] | None = None, **tables: pa.Table
+    store: Store,
+    keys: Sequence[str],
+    sql: str,
+    parameters: dict[str, Any] | None = None,
+    *,
+    spool: Path | None = None,
+    threads: int | None = None,
+    **tables: pa.Table,
 ) -> pa.Table:
     """Run SQL in which ``labels`` stands for the rows of these label sets, and give the answer.
 
     Besides the columns of ``SCHEMA``, ``label_set`` is the key of the set that a row is from. ``tables``
-    are joined by their names. The connection is private and cannot reach any file.
+    are joined by their names. The rest is as in ``opened``.
     """
-    with duckdb.connect(":memory:", config={"enable_external_access": False, "memory_limit": "2GB"}) as connection:
-        named = pa.RecordBatchReader.from_batches(_NAMED_SCHEMA, _named_batches(store, keys))
-        connection.register("incoming", named)
-        connection.execute("CREATE TEMP TABLE labels AS SELECT * FROM incoming")
+    with opened(store, {"labels": keys}, spool=spool, threads=threads, tables=tables) as session:
+        return session.ask(sql, parameters)
+
+
+class Session:
+    """A private DuckDB over some label sets; ``opened`` makes it."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, diagnose: Callable[[], None]) -> None:
+        self._connection, self._folder, self._diagnose = connection, folder, diagnose
+
+    def ask(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
+        """The answer to a query, which must fit into memory."""
+        with self._naming_damage():
+            return self._connection.sql(sql, params=parameters or {}).to_arrow_table()
+
+    def keep(self, name: str, sql: str, parameters: dict[str, Any] | None = None) -> None:
+        """Keep an answer as a table of that name, for what is asked later."""
+        with self._naming_damage():
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}", parameters or {})
+
+    def give(self, name: str, table: pa.Table) -> None:
+        """Have a table of ours under that name."""
+        self._connection.register(name, table)
+
+    def write(self, sql: str, parameters: dict[str, Any] | None = None) -> Path:
+        """The answer to a query, however long, as a Parquet file; it is gone when the session ends."""
+        path = self._folder / f"{uuid.uuid4().hex}.parquet"
+        with self._naming_damage():
+            self._connection.execute(
+                f"COPY ({sql}) TO '{_quoted(path)}' (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
+                parameters or {},
+            )
+        return path
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.OutOfMemoryException as error:
+            raise UnderstudyError(
+                f"a query over label sets needs more memory or spool than it may have: {error}"
+            ) from error
+        except duckdb.Error:
+            self._diagnose()
+            raise
+
+
+@contextmanager
+def opened(
+    store: Store,
+    named: Mapping[str, Sequence[str]],
+    *,
+    spool: Path | None = None,
+    memory: str = MEMORY_LIMIT,
+    threads: int | None = None,
+    tables: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> Iterator[Session]:
+    """A DuckDB in which each name of ``named`` stands for the rows of its label sets, and whose SQL reaches no other file.
+
+    Columns and conditions are pushed down into the files. What does not fit into ``memory`` goes to ``spool``
+    (None: the system's temporary folder), at most ``MAX_SPILL``. ``threads`` None: one a core. Raises
+    FileNotFoundError for a label set that is not there and LabelSetRefused for one that is damaged.
+    """
+    keys = [key for some in named.values() for key in some]
+    if spool is not None:
+        spool.mkdir(parents=True, exist_ok=True)
+    cache = (spool or Path(tempfile.gettempdir())) / f"label-sets-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
+    root = label_files.folder_with(store, keys, cache)
+    settings: dict[str, Any] = {"memory_limit": memory, "threads": threads or cores.available()}
+    with (
+        tempfile.TemporaryDirectory(dir=spool, prefix="query-") as folder,
+        duckdb.connect(":memory:", config=settings) as connection,
+    ):
+        _close_off(connection, [root / key for key in keys], Path(folder))
+        session = Session(connection, Path(folder), partial(_find_damage, root, keys))
+        for name, some in named.items():
+            _show(connection, session, root, name, some)
         for name, table in tables.items():
-            connection.register(name, table)
-        return connection.sql(sql, params=parameters or {}).to_arrow_table()
+            session.give(name, table)
+        yield session
+
+
+def _close_off(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], folder: Path) -> None:
+    """From here on the connection reads these files, writes into the folder, and reaches nothing else."""
+    if files:
+        listed = ", ".join(f"'{_quoted(file)}'" for file in files)
+        connection.execute(f"SET allowed_paths = [{listed}]")
+    connection.execute(f"SET allowed_directories = ['{_quoted(folder)}/']")
+    connection.execute(f"SET temp_directory = '{_quoted(folder)}/spill'")
+    connection.execute(f"SET max_temp_directory_size = '{MAX_SPILL}'")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _show(connection: duckdb.DuckDBPyConnection, session: Session, root: Path, name: str, keys: Sequence[str]) -> None:
+    """A view of label sets. Of none it has the columns and no row."""
+    if not keys:
+        connection.register(name, _NAMED_SCHEMA.empty_table())
+        return
+    connection.execute(f"SET VARIABLE files_of_{name} = $files", {"files": [str(root / key) for key in keys]})
+    with session._naming_damage():
+        connection.execute(
+            f"CREATE TEMP VIEW {name} AS SELECT * EXCLUDE filename, substr(filename, {len(str(root)) + 2}) AS label_set "
+            f"FROM read_parquet(getvariable('files_of_{name}'), filename = true)"
+        )
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _find_damage(root: Path, keys: Sequence[str]) -> None:
+    """Read every label set to its end. Raises FileNotFoundError or LabelSetRefused for the first that cannot be."""
+    for key in keys:
+        try:
+            for _ in pq.ParquetFile(root / key).iter_batches(BATCH_ROWS):
+                pass
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"label set {key} is not in the store") from error
+        except (pa.ArrowException, OSError) as error:
+            raise LabelSetRefused(
+                f"label set {key} is damaged ({str(error).splitlines()[0][:200]}); delete it and label its shard again"
+            ) from error
 
 
 def dense(
@@ -134,6 +261,12 @@ def dense(
     probabilities[np.asarray(top_classes, dtype=np.int64)] = top_probabilities
     normalised: npt.NDArray[np.float32] = probabilities / probabilities.sum()
     return normalised
+
+
+def table(columns: Mapping[str, Sequence[Any]], **types: str) -> pa.Table:
+    """A table of our own, for a query to join; ``types`` are Arrow's names, by column."""
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in types.items()])
+    return pa.table({name: list(values) for name, values in columns.items()}, schema=schema)
 
 
 def table_to_parquet(table: pa.Table) -> bytes:

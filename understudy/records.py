@@ -297,6 +297,15 @@ class Interval(Record):
     confidence: float = 0.95
 
 
+class ReliabilityBin(Record):
+    """How often a model is right when it is so sure: images of the holdout by the confidence of the answer."""
+
+    low: float
+    high: float
+    num_images: int
+    num_correct: int
+
+
 class Evaluation(Record):
     """One model on the holdout, through the exported artifact."""
 
@@ -310,6 +319,7 @@ class Evaluation(Record):
     negative_log_likelihood: float
     images_per_second: float
     variant: str = "fp32"  #: the number format that was measured; labeling and the gate use fp32
+    reliability: tuple[ReliabilityBin, ...] = ()  #: the 15 bins; empty: measured before there were any
 
 
 class Gain(Record):

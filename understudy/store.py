@@ -101,6 +101,11 @@ class Store:
         else:
             raise SettingsRefused(f"UNDERSTUDY_STORE_URL={url!r}: expected file:///folder or s3://bucket/prefix")
 
+    @property
+    def folder(self) -> Path | None:
+        """The local folder in which every key is a path. None: the store is a bucket."""
+        return self._root
+
     def get(self, key: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
         return bytes(obstore.get(self._store, key).bytes())

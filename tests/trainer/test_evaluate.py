@@ -100,3 +100,15 @@ def test_negative_log_likelihood_by_hand():
     found = evaluate.negative_log_likelihood(probabilities, np.array([0, 1]))
 
     assert found == pytest.approx(-(math.log(0.5) + math.log(0.9)) / 2, rel=1e-5)
+
+
+def test_reliability_is_what_the_calibration_error_is_made_of():
+    """Every image is in one bin, with whether it was right; a confidence of 1 is in the last."""
+    confidence = np.array([0.05, 0.5, 0.51, 0.93, 0.95, 1.0], dtype=np.float32)
+    is_right = np.array([False, True, False, False, True, True])
+
+    bins = evaluate.reliability(confidence, is_right)
+
+    told = {i: (one.num_images, one.num_correct) for i, one in enumerate(bins) if one.num_images}
+    assert told == {0: (1, 0), 7: (2, 1), 13: (1, 0), 14: (2, 2)}
+    assert (len(bins), bins[0].low, bins[-1].high) == (15, 0.0, 1.0)

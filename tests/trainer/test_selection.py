@@ -1,4 +1,6 @@
 import hashlib
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,15 +31,19 @@ def put_labels(store, confidences, key="labels/t/b/1.1.parquet"):
 
 
 def select(store, sets, *, human_labeled=frozenset(), counts=None, **overrides):
-    rows, summary = selection.select(
-        store,
-        sets,
-        classes=CLASSES,
-        labeled_counts=counts or dict.fromkeys(CLASSES, 5),
-        human_labeled=set(human_labeled),
-        recipe=recipes.recipe("small", overrides),
-    )
-    return labels.table_from_parquet(rows).to_pylist(), summary
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.parquet"
+        summary = selection.select(
+            store,
+            sets,
+            classes=CLASSES,
+            labeled_counts=counts or dict.fromkeys(CLASSES, 5),
+            human_labeled=set(human_labeled),
+            recipe=recipes.recipe("small", overrides),
+            rows=rows,
+            spool=Path(folder),
+        )
+        return labels.table_from_parquet(rows.read_bytes()).to_pylist(), summary
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -113,3 +119,18 @@ def test_no_label_sets_are_nothing_to_learn_from(local_store):
     """A champion without a bucket."""
     with pytest.raises(Refused, match="ingest images"):
         select(local_store, LabelSets(teacher="t"))
+
+
+def test_the_official_form_keeps_whole_bins_and_thins_them_by_each_images_own_coin(local_store):
+    """The histogram form: the same each time, about as many as wanted, none below the edge, copies within the limit."""
+    sets = put_labels(local_store, [(0, 0.5 + (i % 50) / 100) for i in range(1000)] + [(1, 0.95)] * 10)
+    overrides = {"balance": "histogram", "per_class": 90, "max_copies": 3}
+
+    rows, summary = select(local_store, sets, **overrides)
+
+    ants = [row for row in rows if row["label"] == 0]
+    assert min(row["confidence"] for row in ants) > 0.949  # 20 images a bin: five bins have the 90
+    assert 70 <= summary.per_class["ant"].rows <= 100
+    assert {row["copies"] for row in rows if row["label"] == 1} == {3}
+    assert (summary.starved, summary.empty) == (("ant", "bee") if len(ants) < 90 else ("bee",), ("cat",))
+    assert select(local_store, sets, **overrides) == (rows, summary)

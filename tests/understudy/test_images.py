@@ -756,3 +756,20 @@ def test_pixels_and_pictures_are_prepared_alike():
 def test_an_input_of_the_right_size_is_left_alone():
     """An image that has the model's size already loses nothing."""
     assert (images.prepare(gradient(40, 40), Preprocessing(size=40)) == gradient(40, 40)).all()
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_thumbnail_keeps_the_proportions(image_format):
+    """Of every format that is taken: a JPEG whose longer side is as asked, or that of a smaller image."""
+    file = io.BytesIO()
+    Image.new("RGB", (400, 200), (250, 10, 10)).save(file, image_format)
+
+    assert images.inspect(images.thumbnail(file.getvalue(), 100)) == images.Facts(100, 50, "JPEG")
+    assert images.inspect(images.thumbnail(file.getvalue(), 1000)) == images.Facts(400, 200, "JPEG")
+    assert images.decode(images.thumbnail(file.getvalue(), 100))[25, 50] == pytest.approx([250, 10, 10], abs=6)
+
+
+def test_a_damaged_image_has_no_thumbnail():
+    """It is refused as when it is decoded."""
+    with pytest.raises(ImageRefused):
+        images.thumbnail(b"no image", 100)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from understudy import labels
+from understudy.errors import LabelSetRefused, UnderstudyError
 from understudy.labels import TOP_CLASSES
 from understudy.records import Outcome, ReceiptEntry
 
@@ -151,3 +152,86 @@ def test_a_receipt_is_read_in_pages(store):
     assert labels.read_receipt(store, "receipt", offset=0, limit=10) == entries
     assert labels.read_receipt(store, "receipt", offset=1, limit=1) == entries[1:2]
     assert labels.read_receipt(store, "receipt", offset=3, limit=10) == []
+
+
+def test_a_damaged_file_that_nobody_lists_does_not_matter(store):
+    """A label set that is half written, or was never published, is not read."""
+    key = put(store, "labels/whole.parquet", distributions(2, 3))
+    store.put("labels/half.parquet", store.get(key)[:100])
+
+    assert labels.query(store, [key], "SELECT count(*) AS num FROM labels").to_pylist() == [{"num": 2}]
+
+
+@pytest.mark.parametrize("end", [0, 100, -200, -1])
+def test_a_damaged_label_set_that_is_listed_is_named(store, end):
+    """The error says which one it is, and what to do."""
+    keys = [put(store, f"labels/{n}.parquet", distributions(50, 3, seed=n), prefix=f"{n}-") for n in range(3)]
+    store.replace("labels/1.parquet", store.get(keys[1])[:end])
+
+    with pytest.raises(LabelSetRefused, match=r"labels/1\.parquet is damaged .*label its shard again"):
+        labels.query(store, keys, "SELECT sum(confidence) FROM labels")
+
+
+def test_a_listed_label_set_that_is_gone_is_a_missing_file(store):
+    """It may have been removed after it was listed."""
+    key = put(store, "labels/there.parquet", distributions(1, 3))
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        labels.query(store, [key, "labels/gone.parquet"], "SELECT count(*) FROM labels")
+
+
+def test_a_query_over_no_label_sets_has_the_columns_and_no_row(local_store):
+    """Nothing published yet is an empty answer."""
+    answer = labels.query(local_store, [], "SELECT sha256, label_set FROM labels WHERE confidence > 0.5")
+
+    assert answer.num_rows == 0
+
+
+def test_an_answer_of_any_length_is_written_to_a_file(local_store, tmp_path):
+    """It is read again by the same session, and gone with it."""
+    keys = [put(local_store, f"labels/{n}.parquet", distributions(100, 3), prefix=f"{n}-") for n in range(3)]
+    spool = tmp_path / "spool"
+
+    with labels.opened(local_store, {"labels": keys}, spool=spool) as session:
+        written = session.write("SELECT * FROM labels ORDER BY sha256 DESC")
+        told = session.ask("SELECT count(*) AS num, max(sha256) AS top FROM read_parquet($f)", {"f": str(written)})
+
+    assert told.to_pylist() == [{"num": 300, "top": "2-99"}]
+    assert not list(spool.iterdir())
+
+
+def test_what_does_not_fit_into_memory_goes_to_the_spool(local_store, tmp_path):
+    """A table of 120 MB under a limit of 64 MB."""
+    key = put(local_store, "labels", distributions(30_000, 2), prefix="x" * 4000)
+    spool = tmp_path / "spool"
+
+    with labels.opened(local_store, {"labels": [key]}, spool=spool, memory="64MB", threads=1) as session:
+        session.keep("kept", "SELECT sha256 FROM labels")
+        assert sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()) > 20e6
+        assert session.ask("SELECT count(DISTINCT sha256[4000:]) AS num FROM kept").to_pylist() == [{"num": 30_000}]
+
+    assert not list(spool.iterdir())
+
+
+def test_too_little_memory_and_spool_is_told(local_store, tmp_path):
+    """An answer that has no room is an error of ours, with what it lacked."""
+    key = put(local_store, "labels", distributions(30_000, 2), prefix="x" * 4000)
+
+    with (
+        pytest.raises(UnderstudyError, match="more memory or spool"),
+        labels.opened(local_store, {"labels": [key]}, spool=tmp_path, memory="16MB", threads=1) as session,
+    ):
+        session.ask("SELECT list(sha256) AS all_of_them FROM labels")
+
+
+def test_two_lists_of_label_sets_are_two_tables(local_store):
+    """What two teachers say of the same images can be joined."""
+    old = put(local_store, "labels/old", np.array([[0.9, 0.1], [0.8, 0.2]], dtype=np.float32))
+    new = put(local_store, "labels/new", np.array([[0.9, 0.1], [0.3, 0.7]], dtype=np.float32))
+
+    with labels.opened(local_store, {"labels": [new], "before": [old]}) as session:
+        answer = session.ask(
+            "SELECT sha256, labels.label_set FROM labels JOIN before USING (sha256) WHERE labels.label != before.label"
+        )
+
+    assert answer.to_pylist() == [{"sha256": "image1", "label_set": "labels/new"}]

@@ -1,0 +1,187 @@
+"""Selection over millions of pseudo-labels, beside the bare DuckDB query for the same answer; facets and a page.
+
+``python -m benchmarks.pipeline.selection [--rows N]`` writes label sets of the real shape (1,000 rows each) into a
+temporary folder, and runs each contestant as a process of its own, so that each has its own peak of memory.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from trainer import recipes, selection
+from understudy import labels
+from understudy.store import Store
+
+NUM_CLASSES = 1000
+ROWS_PER_SET = 1000
+#: The paper wants 130,000 of each of 1,000 classes from 300 million images.
+PER_CLASS_SHARE = 130 / 300_000
+#: Bytes a row in a file, to see before writing whether the disk has room for them and for what is spilled.
+BYTES_PER_ROW = 500
+
+BARE = """
+WITH candidates AS (SELECT * FROM read_parquet($files) WHERE confidence >= 0.3),
+counts AS (SELECT label, count(*) AS available FROM candidates GROUP BY label),
+ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY label ORDER BY confidence DESC, sha256) AS place FROM candidates
+)
+SELECT sha256, label, confidence, top_classes, top_probabilities, tail_mass,
+       least(4, $target // available + (place <= $target % available)::BIGINT)::INTEGER AS copies
+FROM ranked JOIN counts USING (label)
+WHERE copies > 0
+ORDER BY label, place
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one contestant took."""
+
+    seconds: float
+    peak_mb: float
+    answer: str  #: digest of (sha256, copies) in their order, to see that both answered the same
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One run."""
+
+    num_rows: int
+    bare: Cost
+    ours: Cost
+    ratio: float  #: of seconds
+
+
+def write_label_sets(store: Store, num_rows: int) -> selection.LabelSets:
+    """Label sets as a labeling worker writes them: skewed classes, a teacher that is mostly sure."""
+    rng = np.random.default_rng(0)
+    weights = 1 / (np.arange(NUM_CLASSES) + 20.0)
+    keys = []
+    for number in range(num_rows // ROWS_PER_SET):
+        chosen = rng.choice(NUM_CLASSES, ROWS_PER_SET, p=weights / weights.sum()).astype(np.int32)
+        confidence = rng.beta(2, 0.7, ROWS_PER_SET).astype(np.float32)  # (1000,)
+        rest = -np.sort(-rng.dirichlet(np.full(9, 0.5), ROWS_PER_SET), axis=1)  # (1000, 9)
+        top = np.column_stack([confidence, rest * 0.9 * (1 - confidence)[:, None]]).astype(np.float32)  # (1000, 10)
+        others = rng.integers(0, NUM_CLASSES, (ROWS_PER_SET, 9), dtype=np.int32)
+        names = rng.bytes(32 * ROWS_PER_SET).hex()
+        offsets = np.arange(0, (ROWS_PER_SET + 1) * 10, 10, dtype=np.int32)
+        table = pa.Table.from_arrays(
+            [
+                pa.array([names[i * 64 : i * 64 + 64] for i in range(ROWS_PER_SET)]),
+                pa.array(chosen),
+                pa.array(confidence),
+                pa.ListArray.from_arrays(offsets, pa.array(np.column_stack([chosen, others]).ravel())),
+                pa.ListArray.from_arrays(offsets, pa.array(top.ravel())),
+                pa.array(1 - top.sum(axis=1)),
+            ],
+            schema=labels.SCHEMA,
+        )
+        key = f"labels/g0000-000000/b/{number:06d}.1.parquet"
+        assert store.folder is not None
+        (store.folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (store.folder / key).write_bytes(labels.table_to_parquet(table))  # without the store's fsync of each
+        keys.append(key)
+    return selection.LabelSets(
+        teacher="g0000-000000", label_sets=tuple(keys), shards=tuple(key.replace("labels", "shards") for key in keys)
+    )
+
+
+def select_ours(folder: Path, sets: selection.LabelSets, num_rows: int) -> Path:
+    """As the trainer does."""
+    selection.select(
+        Store((folder / "store").as_uri()),
+        sets,
+        classes=[str(n) for n in range(NUM_CLASSES)],
+        labeled_counts={},
+        human_labeled=set(),
+        recipe=recipes.recipe("small", {"per_class": _target(num_rows), "threshold": 0.3, "max_copies": 4}),
+        rows=folder / "ours.parquet",
+        spool=folder / "spool",
+    )
+    return folder / "ours.parquet"
+
+
+def select_bare(folder: Path, sets: selection.LabelSets, num_rows: int) -> Path:
+    """The query that says what is wanted, under the same limit of memory."""
+    files = [str(folder / "store" / key) for key in sets.label_sets]
+    config = {"memory_limit": labels.MEMORY_LIMIT, "temp_directory": str(folder / "spill")}
+    with duckdb.connect(":memory:", config=config) as connection:
+        connection.execute(
+            f"COPY ({BARE}) TO '{folder / 'bare.parquet'}' (FORMAT parquet, COMPRESSION zstd)",
+            {"files": files, "target": _target(num_rows)},
+        )
+    return folder / "bare.parquet"
+
+
+def _target(num_rows: int) -> int:
+    return max(1, int(num_rows * PER_CLASS_SHARE))
+
+
+def contestant(name: str, folder: Path, num_rows: int) -> Cost:
+    """Run one in this process, and look at its memory before the answers are read."""
+    sets = selection.LabelSets.model_validate_json((folder / "sets.json").read_bytes())
+    started = time.perf_counter()
+    answer = (select_ours if name == "ours" else select_bare)(folder, sets, num_rows)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    digest = hashlib.sha256()
+    with duckdb.connect(":memory:", config={"memory_limit": "1GB"}) as connection:
+        reader = connection.sql("SELECT sha256, copies FROM read_parquet($f)", params={"f": str(answer)})
+        for batch in reader.to_arrow_reader(100_000):
+            digest.update("".join(map(str, batch.column(0).to_pylist())).encode())
+            digest.update(np.ascontiguousarray(batch.column(1).to_numpy(zero_copy_only=False)).tobytes())
+    answer.unlink()
+    return Cost(seconds=seconds, peak_mb=peak, answer=digest.hexdigest())
+
+
+def _in_a_process(name: str, folder: Path, num_rows: int) -> Cost:
+    command = [sys.executable, "-m", "benchmarks.pipeline.selection"]
+    options = ["--contestant", name, "--folder", str(folder), "--rows", str(num_rows)]
+    done = subprocess.run([*command, *options], stdout=subprocess.PIPE, check=True, timeout=3600)
+    print(f"{num_rows:,} rows, {name}: {done.stdout.decode().strip()}", file=sys.stderr, flush=True)
+    return Cost(**json.loads(done.stdout))
+
+
+def measure(num_rows: int, place: Path | None = None) -> Figures:
+    """Write label sets, run both contestants, and leave nothing behind."""
+    free = shutil.disk_usage(place or tempfile.gettempdir()).free
+    if free < num_rows * BYTES_PER_ROW:
+        raise SystemExit(
+            f"{num_rows:,} rows may need {num_rows * BYTES_PER_ROW / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
+        )
+    with tempfile.TemporaryDirectory(dir=place, prefix="selection-") as name:
+        folder = Path(name)
+        sets = write_label_sets(Store((folder / "store").as_uri()), num_rows)
+        (folder / "sets.json").write_bytes(sets.to_json())
+        ours, bare = _in_a_process("ours", folder, num_rows), _in_a_process("bare", folder, num_rows)
+    assert ours.answer == bare.answer, "the two selections differ"
+    return Figures(num_rows, bare, ours, ours.seconds / bare.seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 50_000_000])
+    parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder")
+    parser.add_argument("--contestant", choices=["ours", "bare"], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.contestant:
+        print(json.dumps(asdict(contestant(asked.contestant, asked.folder, asked.rows[0]))))
+        return
+    for num_rows in asked.rows:
+        print(json.dumps(asdict(measure(num_rows, asked.folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

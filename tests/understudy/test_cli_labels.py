@@ -1,0 +1,48 @@
+"""The commands that look at pseudo-labels, against a running service."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from understudy import cli, cli_labels
+from understudy.errors import Refused
+from understudy.testing import picture
+
+
+@pytest.fixture
+def run(url: str, monkeypatch: pytest.MonkeyPatch, opened: Any, teaching: Any) -> Callable[..., Result]:
+    """Run a command within this process, where three images of a bucket are labeled."""
+    monkeypatch.setattr(cli_labels.console, "width", 200)
+    world = teaching(*opened)
+    world.teacher()
+    shard = world.shard("photos", [picture(0, 3, seed=i, size=8) for i in range(3)])
+    world.label(shard, [[0.9, 0.05, 0.05], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
+
+    def run(command: str, *words: object) -> Result:
+        return CliRunner().invoke(cli.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
+
+    return run
+
+
+def test_the_commands_show_what_the_service_tells(run: Callable[..., Result]):
+    """As a table, or as JSON: labels a line each."""
+    shown = run("labels", "--class", "red", "--min-confidence", 0.85)
+    assert "0.900" in shown.stdout
+    assert "0.800" not in shown.stdout
+    lines = run("labels", "--bucket", "photos", "--sort", "margin", "--json").stdout.splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["red", "red", "green"]
+    assert json.loads(run("facets", "--json").stdout)["num_images"] == 3
+    assert "3 images by" in run("facets").stdout
+    assert json.loads(run("preview", "--threshold", 0.75, "--per-class", 1, "--json").stdout)["num_kept"] == 1
+    assert "1 of 2 images, 1 with copies" in run("preview", "--threshold", 0.75, "--per-class", 1).stdout
+
+
+def test_a_preview_of_nonsense_is_refused(run: Callable[..., Result]):
+    """In words, before the service is asked."""
+    refused = run("preview", "--threshold", 1)
+
+    assert isinstance(refused.exception, Refused)
+    assert "threshold" in str(refused.exception)

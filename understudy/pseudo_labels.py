@@ -1,0 +1,392 @@
+"""Looking at pseudo-labels: a page of them, counts of all, and what a selection would keep.
+
+Each is a query over the label sets that the catalog lists, in bounded memory. What a student really trains
+on is decided in ``trainer/selection.py``, by the same arithmetic (``quota``).
+"""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from understudy import labels, quota, registry
+from understudy.catalog import Catalog, label_sets, shards, versions
+from understudy.catalog.label_sets import Listed
+from understudy.errors import Refused
+from understudy.label_records import (
+    NUM_FACET_BINS,
+    ClassFacet,
+    ClassPreview,
+    ClassProbability,
+    LabelFacets,
+    LabelOrder,
+    LabelSort,
+    PreviewRequest,
+    PseudoLabel,
+    SelectionPreview,
+)
+from understudy.quota import Bins, Quota
+from understudy.records import ReliabilityBin
+from understudy.store import Store
+
+#: An estimate counts one image besides those of the holdout: one that is right as often as its teacher says.
+PRIOR_IMAGES = 1.0
+
+_MARGIN = "(top_probabilities[1] - coalesce(top_probabilities[2], 0))::DOUBLE"
+_IS_CHANGED = "(now_name != before_name)"
+_KEYS = {
+    LabelSort.CONFIDENCE: "confidence",
+    LabelSort.MARGIN: _MARGIN,
+    # Not compared is less than unchanged is less than changed; within each, by confidence, which is at most 1.
+    LabelSort.CHANGED: f"(CASE WHEN before_name IS NULL THEN 0 WHEN {_IS_CHANGED} THEN 4 ELSE 2 END + confidence)::DOUBLE",
+}
+_COMPARED = """(
+    SELECT labels.*, now_names.name AS now_name, before_names.name AS before_name
+    FROM labels JOIN now_names ON now_names.label = labels.label
+    LEFT JOIN (before JOIN before_sets ON before_sets.label_set = before.label_set
+               JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
+    ON before.sha256 = labels.sha256
+)"""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Where it is looked, and with what."""
+
+    catalog: Catalog
+    store: Store
+    spool: Path
+    threads: int | None = None  #: None: one a core
+
+    def teacher(self, asked: str | None) -> str:
+        """The teacher that was asked for, or the champion. Raises NotFound and NoChampion."""
+        return versions.get(self.catalog, asked).id if asked is not None else registry.champion(self.catalog)
+
+    def classes(self, teacher: str) -> tuple[str, ...]:
+        """What a teacher's labels index."""
+        return versions.get(self.catalog, teacher).card.classes
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which pseudo-labels; None is no condition."""
+
+    teacher: str | None = None  #: None: the champion
+    bucket: str | None = None
+    class_name: str | None = None
+    min_confidence: float | None = None
+    max_confidence: float | None = None
+    min_margin: float | None = None
+    max_margin: float | None = None
+    is_changed: bool | None = None  #: since the last teacher
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a page ended. It names the teacher, so that a new champion in between does not mix two."""
+
+    teacher: str
+    sort: LabelSort
+    order: LabelOrder
+    key: float
+    sha256: str
+
+    def __str__(self) -> str:
+        parts = [self.teacher, self.sort, self.order, self.key, self.sha256]
+        return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, text: str) -> "Cursor":
+        """Raises Refused for what no page has given."""
+        try:
+            teacher, sort, order, key, sha256 = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            cursor = cls(str(teacher), LabelSort(sort), LabelOrder(order), float(key), str(sha256))
+        except (ValueError, TypeError, binascii.Error, RecursionError, OverflowError) as error:
+            raise Refused(
+                f"cursor={text[:100]!r} is none of ours; give `next` of the page before", code="bad_cursor"
+            ) from error
+        if not math.isfinite(cursor.key):
+            raise Refused(f"cursor={text[:100]!r} is none of ours; give `next` of the page before", code="bad_cursor")
+        return cursor
+
+
+def page(
+    looking: Looking,
+    filters: Filters,
+    *,
+    sort: LabelSort = LabelSort.CONFIDENCE,
+    order: LabelOrder = LabelOrder.DESC,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> tuple[list[PseudoLabel], str | None]:
+    """Some pseudo-labels, and the cursor of the next; None: these were the last.
+
+    What is published meanwhile comes in its place if that is still ahead; nothing is told twice or left out.
+    """
+    after = Cursor.read(cursor) if cursor is not None else None
+    teacher = looking.teacher(filters.teacher or (after.teacher if after else None))
+    if after is not None and (after.teacher, after.sort, after.order) != (teacher, sort, order):
+        raise Refused(
+            f"the cursor is of teacher={after.teacher}, sort={after.sort}, order={after.order}; ask on with the same",
+            code="bad_cursor",
+        )
+    sets = label_sets.listed(looking.catalog, teacher, bucket=filters.bucket, sha256=filters.sha256)
+    where, parameters = _conditions(filters, looking.classes(teacher))
+    compare = filters.is_changed is not None or sort == LabelSort.CHANGED
+    sign, direction = ("<", "DESC") if order == LabelOrder.DESC else (">", "ASC")
+    if after is not None:
+        where.append(f"({_KEYS[sort]} {sign} $key OR ({_KEYS[sort]} = $key AND sha256 > $after))")
+        parameters |= {"key": after.key, "after": after.sha256}
+    sql = f"""
+        SELECT sha256, label_set, ({_KEYS[sort]})::DOUBLE AS key FROM {_COMPARED if compare else "labels"}
+        WHERE {" AND ".join(where) or "true"} ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}
+    """
+    with _opened(looking, sets, compare=compare, teacher=teacher) as session:
+        found = session.ask(sql, parameters).to_pylist()
+    last = found[limit - 1] if len(found) > limit else None
+    following = str(Cursor(teacher, sort, order, last["key"], last["sha256"])) if last else None
+    return _details(looking, teacher, sets, found[:limit]), following
+
+
+def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
+    """What every teacher says of one image, the newest last. Raises NotFound for an image that is not there."""
+    label_sets.shard_of(looking.catalog, sha256)
+    told = []
+    for teacher in label_sets.teachers(looking.catalog):
+        sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
+        found = [{"sha256": sha256, "label_set": one.key} for one in sets]
+        told += _details(looking, teacher, sets, found)
+    return told
+
+
+def facets(
+    looking: Looking, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False
+) -> LabelFacets:
+    """All pseudo-labels of a teacher, by class and confidence, by bucket and by teacher."""
+    known = looking.teacher(teacher)
+    classes = looking.classes(known)
+    sets = label_sets.listed(looking.catalog, known, bucket=bucket)
+    counts: dict[int, list[int]] = {}
+    changed: dict[int, int] = {}
+    num_compared = 0
+    with _opened(looking, sets, compare=with_changed, teacher=known) as session:
+        last = NUM_FACET_BINS - 1
+        for row in session.ask(
+            f"SELECT label, least({last}, floor(confidence * {NUM_FACET_BINS}))::INTEGER AS bin, count(*) AS num "
+            "FROM labels GROUP BY ALL"
+        ).to_pylist():
+            counts.setdefault(row["label"], [0] * NUM_FACET_BINS)[row["bin"]] = row["num"]
+        if with_changed:
+            for row in session.ask(
+                f"SELECT label, count(*) AS num, count(*) FILTER ({_IS_CHANGED}) AS changed "
+                f"FROM {_COMPARED} WHERE before_name IS NOT NULL GROUP BY label"
+            ).to_pylist():
+                changed[row["label"]] = row["changed"]
+                num_compared += row["num"]
+    by_class = tuple(
+        ClassFacet(
+            label=name,
+            num_images=sum(counts.get(i, ())),
+            by_confidence=tuple(counts.get(i, [0] * NUM_FACET_BINS)),
+            num_changed=changed.get(i, 0) if with_changed else None,
+        )
+        for i, name in enumerate(classes)
+    )
+    by_bucket: dict[str, int] = {}
+    for one in sets:
+        by_bucket[one.bucket] = by_bucket.get(one.bucket, 0) + one.num_rows
+    return LabelFacets(
+        teacher=known,
+        num_images=sum(facet.num_images for facet in by_class),
+        num_label_sets=len(sets),
+        by_class=by_class,
+        by_bucket=dict(sorted(by_bucket.items())),
+        by_teacher=label_sets.teachers(looking.catalog, bucket=bucket),
+        num_changed=sum(changed.values()) if with_changed else None,
+        num_compared=num_compared if with_changed else None,
+    )
+
+
+def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
+    """What a selection from a teacher's label sets would keep, and how right it may be expected to be."""
+    teacher = looking.teacher(asked.teacher)
+    card = versions.get(looking.catalog, teacher).card
+    human = label_sets.labeled_later(looking.catalog)
+    condition = "confidence >= $threshold" + (" AND sha256 NOT IN (SELECT sha256 FROM human_labeled)" if human else "")
+    sets = label_sets.listed(looking.catalog, teacher)
+    rows = labels.query(
+        looking.store,
+        [one.key for one in sets],
+        f"SELECT label, {quota.BIN_SQL} AS bin, count(*) AS num FROM labels WHERE {condition} GROUP BY ALL",
+        {"threshold": asked.threshold},
+        spool=looking.spool,
+        threads=looking.threads,
+        human_labeled=labels.table({"sha256": human}, sha256="string"),
+    ).to_pylist()
+    bins: dict[int, dict[int, int]] = {}
+    for row in rows:
+        bins.setdefault(row["label"], {})[row["bin"]] = row["num"]
+    return _previewed(looking, asked, teacher, card.classes, card.evaluation.reliability, bins)
+
+
+def _previewed(
+    looking: Looking,
+    asked: PreviewRequest,
+    teacher: str,
+    classes: Sequence[str],
+    reliability: Sequence[ReliabilityBin],
+    bins: Mapping[int, Bins],
+) -> SelectionPreview:
+    available = {label: sum(some.values()) for label, some in bins.items()}
+    targets = quota.targets(available, classes, shards.class_counts(looking.catalog, "labeled"), asked.per_class)
+    per_class: dict[str, ClassPreview] = {}
+    num_right = 0.0
+    for i, name in enumerate(classes):
+        of_class = Quota(available.get(i, 0), targets[i], asked.max_copies)
+        taken = quota.best(bins.get(i, {}), of_class.kept)
+        right = sum(num * _expected_right(quota.bin_edge(number), reliability) for number, num in taken.items())
+        num_right += right
+        per_class[name] = ClassPreview(
+            available=of_class.available,
+            target=of_class.target,
+            kept=of_class.kept,
+            rows=of_class.rows,
+            threshold=max(asked.threshold, quota.bin_edge(min(taken))) if taken else None,
+            precision=min(1.0, right / of_class.kept) if taken and reliability else None,
+        )
+    num_kept = sum(y.kept for y in per_class.values())
+    return SelectionPreview(
+        teacher=teacher,
+        threshold=asked.threshold,
+        max_copies=asked.max_copies,
+        num_candidates=sum(available.values()),
+        num_kept=num_kept,
+        num_rows=sum(y.rows for y in per_class.values()),
+        per_class=per_class,
+        starved=tuple(name for name, y in per_class.items() if 0 < y.rows < y.target),
+        empty=tuple(name for name, y in per_class.items() if y.available == 0),
+        precision=min(1.0, num_right / num_kept) if num_kept and reliability else None,
+        num_holdout=sum(one.num_images for one in reliability),
+    )
+
+
+def _expected_right(confidence: float, reliability: Sequence[ReliabilityBin]) -> float:
+    """How often an answer of that confidence is right, by the holdout; where it has none, as often as it says."""
+    for one in reliability:
+        if one.low <= confidence < one.high or (confidence >= one.high and one is reliability[-1]):
+            return (one.num_correct + PRIOR_IMAGES * confidence) / (one.num_images + PRIOR_IMAGES)
+    return confidence
+
+
+def _opened(looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str) -> Any:
+    """A session with ``labels``, and to compare with the last teacher's all that ``_COMPARED`` joins."""
+    named: dict[str, Sequence[str]] = {"labels": [one.key for one in sets]}
+    tables = {}
+    if compare:
+        earlier = [one for one in sets if one.previous_key is not None]
+        named["before"] = [one.previous_key or "" for one in earlier]
+        tables = _names(looking, teacher, earlier)
+    return labels.opened(looking.store, named, spool=looking.spool, threads=looking.threads, tables=tables)
+
+
+def _names(looking: Looking, teacher: str, earlier: Sequence[Listed]) -> dict[str, Any]:
+    """The names of classes, which two teachers may number differently."""
+    now = looking.classes(teacher)
+    before = {one.previous_teacher or "": looking.classes(one.previous_teacher or "") for one in _one_each(earlier)}
+    every = [(known, i, name) for known, names in before.items() for i, name in enumerate(names)]
+    return {
+        "now_names": labels.table({"label": range(len(now)), "name": now}, label="int32", name="string"),
+        "before_sets": labels.table(
+            {
+                "label_set": [one.previous_key for one in earlier],
+                "teacher": [one.previous_teacher for one in earlier],
+            },
+            label_set="string",
+            teacher="string",
+        ),
+        "before_names": labels.table(
+            {
+                "teacher": [known for known, _, _ in every],
+                "label": [i for _, i, _ in every],
+                "name": [name for _, _, name in every],
+            },
+            teacher="string",
+            label="int32",
+            name="string",
+        ),
+    }
+
+
+def _one_each(earlier: Sequence[Listed]) -> list[Listed]:
+    return list({one.previous_teacher: one for one in earlier}.values())
+
+
+def _details(
+    looking: Looking, teacher: str, sets: Sequence[Listed], found: Sequence[Mapping[str, Any]]
+) -> list[PseudoLabel]:
+    """All that is told of some images, in their order, from their own label sets alone."""
+    if not found:
+        return []
+    where = {one.key: one for one in sets}
+    needed = [where[key] for key in dict.fromkeys(row["label_set"] for row in found)]
+    with _opened(looking, needed, compare=True, teacher=teacher) as session:
+        rows = session.ask(
+            f"SELECT sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, top_probabilities, "
+            f"before_name FROM {_COMPARED} WHERE sha256 IN (SELECT unnest($wanted::VARCHAR[]))",
+            {"wanted": [row["sha256"] for row in found]},
+        ).to_pylist()
+    classes = looking.classes(teacher)
+    told = {row["sha256"]: _pseudo_label(row, where[row["label_set"]], classes) for row in rows}
+    return [told[row["sha256"]] for row in found if row["sha256"] in told]
+
+
+def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str]) -> PseudoLabel:
+    label, before = classes[row["label"]], row["before_name"]
+    return PseudoLabel(
+        sha256=row["sha256"],
+        bucket=of.bucket,
+        teacher=of.teacher,
+        label=label,
+        confidence=min(1.0, row["confidence"]),
+        margin=row["margin"],
+        classes=tuple(
+            ClassProbability(label=classes[i], probability=min(1.0, p))
+            for i, p in zip(row["top_classes"], row["top_probabilities"], strict=True)
+        ),
+        previous_teacher=of.previous_teacher if before is not None else None,
+        previous_label=before,
+        is_changed=None if before is None else before != label,
+    )
+
+
+def _conditions(filters: Filters, classes: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    where: list[str] = []
+    parameters: dict[str, Any] = {}
+    if filters.class_name is not None:
+        if filters.class_name not in classes:
+            raise Refused(
+                f"class={filters.class_name[:100]!r} is none of the teacher's {len(classes)} classes "
+                f"({', '.join(classes[:5])}, …)",
+                code="unknown_class",
+            )
+        where.append("label = $label")
+        parameters["label"] = classes.index(filters.class_name)
+    bounds = {
+        "confidence >= $min_confidence": filters.min_confidence,
+        "confidence <= $max_confidence": filters.max_confidence,
+        f"{_MARGIN} >= $min_margin": filters.min_margin,
+        f"{_MARGIN} <= $max_margin": filters.max_margin,
+        "sha256 = $sha256": filters.sha256,
+    }
+    for condition, value in bounds.items():
+        if value is not None:
+            where.append(condition)
+            parameters[condition.rpartition("$")[2]] = value
+    if filters.is_changed is not None:
+        where.append(_IS_CHANGED if filters.is_changed else f"NOT {_IS_CHANGED}")
+    return where, parameters
