@@ -56,7 +56,7 @@ RULES: tuple[tuple[frozenset[str], re.Pattern[str], frozenset[KeyScope]], ...] =
     (READS, re.compile(r".*", re.DOTALL), ANY_KEY),
     (POST, re.compile(r"/classify|/v2/models/[^/]+(/versions/[^/]+)?/infer"), CLASSIFY),
     (POST, re.compile(r"/v2/repository/index"), CLASSIFY),  # a list, though it is asked for with POST
-    (POST, re.compile(r"/ingest"), INGEST),
+    (POST | {"PUT"}, re.compile(r"/ingest|/uploads(/.*)?", re.DOTALL), INGEST),
 )
 
 

@@ -14,7 +14,7 @@ from service.direct import Direct
 from service.heads import Heads
 from service.metrics import Metrics
 from service.observed import Observed
-from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models
+from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models, uploads
 from understudy.settings import ServiceSettings
 
 DESCRIPTION = """
@@ -59,7 +59,9 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
     for router in (jobs.router, models.router, deployments.router, health.router):
         asking.include_router(router)
-    for router in (answering, ingest.router, labeled.router, asking):
+    sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
+    sending.include_router(uploads.router)
+    for router in (answering, ingest.router, labeled.router, sending, asking):
         app.include_router(router)
     problems.install(app)
     openapi.describe(app)

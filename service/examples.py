@@ -65,6 +65,21 @@ RECEIPT: dict[str, Any] = {
     ],
     "next": "1000",
 }
+UPLOAD: dict[str, Any] = {
+    "id": "0204b678d519f1b9bdbf",
+    "state": "receiving",
+    "bucket": "holiday-photos",
+    "name": "photos.zip",
+    "num_bytes": 20_000_000,
+    "part_bytes": 8_388_608,
+    "num_parts": 3,
+    "missing": [1, 2],
+}
+UPLOAD_PART: dict[str, Any] = {
+    "number": 0,
+    "num_bytes": 8_388_608,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
 BUCKETS: dict[str, Any] = {
     "items": [
         {

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, cli_deployments, cli_keys, demonstration, local
+from understudy import bench, cli_deployments, cli_ingest, cli_keys, demonstration, local
+from understudy.cli_ingest import outcomes
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -30,6 +31,7 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(cli_ingest.app)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_deployments.app)
 console = Console()
@@ -123,31 +125,9 @@ def init(
         job = client.labeled(labeled, holdout, holdout_fraction=holdout_fraction, request=asked)
         job = _follow_job(client, job, "reading the labeled images")
         result = job.result or {}
-        console.print(f"{len(result.get('classes', {}))} classes; {_outcomes(result)}")
+        console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
         if wait and result.get("generation") is not None:
             _follow_generation(client, result["generation"])
-
-
-@app.command()
-def ingest(
-    source: Annotated[Path, typer.Argument(exists=True, help="A zip, a tar, a folder or an image.")],
-    bucket: Annotated[str, typer.Option(help="Where the images go; made if it is new.")] = "default",
-    wait: Annotated[bool, typer.Option(help="Wait until the upload is unpacked.")] = True,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
-    """Send unlabeled images. Every entry is accounted for in the receipt."""
-    with Client(url, key=key) as client:
-        with Progress(TextColumn("sending {task.fields[name]}"), BarColumn(), DownloadColumn(), console=errors) as bar:
-            task = bar.add_task("", name=source.name, total=None)
-            job = client.ingest(
-                bucket, source, on_bytes=lambda sent, total: bar.update(task, completed=sent, total=total)
-            )
-        if not wait:
-            console.print(f"job {job.id}")
-            return
-        job = _follow_job(client, job, f"unpacking into {bucket}")
-        console.print(_outcomes(job.result or {}))
 
 
 @app.command()
@@ -245,13 +225,6 @@ def _stop_on_sigterm() -> None:
 def _log_line(name: str, line: str) -> None:
     shown = Text.assemble((f"{name:10} ", "dim"), line)  # one call: several threads print
     console.print(shown, highlight=False, soft_wrap=True)
-
-
-def _outcomes(result: dict[str, Any]) -> str:
-    kinds = ("accepted", "duplicate", "holdout-leak", "quarantined")
-    counts = ", ".join(f"{result[kind]:,} {kind}" for kind in kinds if result.get(kind))
-    reasons = ", ".join(f"{count} {reason}" for reason, count in result.get("reasons", {}).items())
-    return f"{result.get('entries', 0):,} entries: {counts or 'nothing'}" + (f" ({reasons})" if reasons else "")
 
 
 def _bar() -> Progress:

@@ -4,9 +4,9 @@ Synchronous and typed; it answers with the same frozen records that the service 
 when the service is away for a moment; what could act twice is not. The only door to httpx.
 """
 
+import hashlib
 import io
 import json
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -16,7 +16,9 @@ from typing import IO, Any, TypeVar
 
 import httpx
 
+from understudy import packing
 from understudy.errors import NotReady, SettingsRefused, UnderstudyError
+from understudy.packing import Packed
 from understudy.records import (
     BucketSummary,
     Championship,
@@ -27,10 +29,12 @@ from understudy.records import (
     Generation,
     GenerationRequest,
     Job,
+    JobState,
     ModelVersion,
     ReceiptEntry,
     Record,
     Rollback,
+    UploadState,
 )
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -141,6 +145,35 @@ class Client:
             )
         return Job(**said)
 
+    def upload(
+        self,
+        bucket: str,
+        packed: Packed,
+        *,
+        key: str | None = None,
+        on_bytes: Callable[[int, int], None] = lambda sent, total: None,
+    ) -> Job:
+        """Send something large in parts; goes on where an earlier call with the same ``key`` was broken off.
+
+        ``on_bytes`` is told of what has arrived, parts of earlier calls included. The service may be away for
+        a while: a part that was not answered is sent again. Without a key every call is a new upload.
+        """
+        headers = {} if key is None else {"Idempotency-Key": key}
+        body = {"bucket": bucket, "name": packed.name, "num_bytes": packed.num_bytes}
+        state = UploadState(**self._send_again("POST", "/uploads", json=body, headers=headers))
+        arrived = packed.num_bytes - sum(_part_of(state, number)[1] for number in state.missing)
+        on_bytes(arrived, packed.num_bytes)
+        for number in state.missing:
+            part = packed.part(*_part_of(state, number))
+            path = f"/uploads/{state.id}/parts/{number}"
+            query = {"sha256": hashlib.sha256(part).hexdigest()}
+            self._send_again("PUT", path, params=query, content=part, headers=_BINARY)
+            arrived += len(part)
+            on_bytes(arrived, packed.num_bytes)
+        if state.state != JobState.RECEIVING:  # it was complete before
+            return self.job(state.id)
+        return Job(**self._send_again("POST", f"/uploads/{state.id}/complete"))
+
     def labeled(
         self,
         labeled: Path | IO[bytes],
@@ -246,10 +279,14 @@ class Client:
         return [kind(**item) for item in self._get(path)["items"]]
 
     def _get(self, path: str, **params: Any) -> dict[str, Any]:
+        return self._send_again("GET", path, params=params)
+
+    def _send_again(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """As ``_send``, of what may be done twice: for as long as nobody answers, or is not ready, try again."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                return dict(self._send("GET", path, params=params))
+                return dict(self._send(method, path, **kwargs))
             except RequestFailed as error:
                 is_passing = error.status is None or error.status == 503
                 if not is_passing or time.monotonic() > deadline:
@@ -297,6 +334,12 @@ _BINARY = {"content-type": "application/octet-stream"}
 _DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 
 
+def _part_of(state: UploadState, number: int) -> tuple[int, int]:
+    """Where a part begins, and how many bytes it has."""
+    offset = number * state.part_bytes
+    return offset, min(state.part_bytes, state.num_bytes - offset)
+
+
 class _packed:
     """A file to send: the source itself, or a folder as a tar in a temporary file."""
 
@@ -309,7 +352,8 @@ class _packed:
             return self._source, "upload", _size_of(self._source)
         if self._source.is_dir():
             self._file = TemporaryFile()
-            _pack(self._source, self._file)
+            self._file.writelines(packing.folder(self._source).read(0))
+            self._file.seek(0)
             return self._file, f"{self._source.name}.tar", _size_of(self._file)
         self._file = self._source.open("rb")
         return self._file, self._source.name, self._source.stat().st_size
@@ -317,23 +361,6 @@ class _packed:
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def _pack(folder: Path, into: IO[bytes]) -> None:
-    """Files and folders (an empty class folder must be seen), in a fixed order, without owners or links."""
-    with tarfile.open(fileobj=into, mode="w") as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_symlink() and not path.exists():
-                continue
-            info = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            if path.is_dir():
-                info.type = tarfile.DIRTYPE
-                tar.addfile(info)
-            elif path.is_file():
-                info.size = path.stat().st_size
-                with path.open("rb") as file:
-                    tar.addfile(info, file)
-    into.seek(0)
 
 
 def _size_of(file: IO[bytes]) -> int:

@@ -107,6 +107,42 @@ class Upload(Record):
     name: str  #: as the client called it: data, never a path
     num_bytes: int
     split: Literal["unlabeled", "labeled", "holdout"] = "unlabeled"
+    part_bytes: int | None = None  #: of each part but the last, where it lies in parts; None: it is one object
+
+    @property
+    def num_parts(self) -> int:
+        return 1 if self.part_bytes is None else -(-self.num_bytes // self.part_bytes)
+
+
+class UploadRequest(Record):
+    """An upload in parts that is to begin."""
+
+    bucket: str = Field(pattern=BUCKET_PATTERN, description="where the images go; made if new", examples=["phone"])
+    name: str = Field(
+        min_length=1, max_length=1000, pattern=r"^[^\x00]+$", description="of the archive", examples=["photos.zip"]
+    )
+    num_bytes: WholeNumber = Field(ge=1, le=2**62, description="of the whole archive", examples=[5_000_000_000])
+
+
+class UploadState(Record):
+    """How far an upload in parts is. Its id is its job's."""
+
+    id: str
+    state: "JobState"
+    bucket: str
+    name: str
+    num_bytes: int
+    part_bytes: int  #: of each part but the last
+    num_parts: int
+    missing: tuple[int, ...]  #: numbers of the parts that have not arrived
+
+
+class UploadPart(Record):
+    """A part that has arrived."""
+
+    number: int
+    num_bytes: int
+    sha256: Sha256
 
 
 class Job(Record):

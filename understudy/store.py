@@ -7,9 +7,10 @@ nowhere else. The only door to obstore; it says FileNotFoundError, not the vendo
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,11 @@ UNFINISHED = ("uploads/*/*#*", "weights/*#*", "weights/arriving-*")
 def upload_key(job: str, index: int) -> str:
     """One file of an upload; deleted when its job has ended."""
     return f"uploads/{job}/{index:06d}"
+
+
+def part_key(upload: str, number: int) -> str:
+    """One part of an upload that comes in parts."""
+    return f"{upload}-{number:06d}"
 
 
 def weights_key(sha256: str) -> str:
@@ -107,6 +113,15 @@ class Store:
             return (self._root / key).open("rb")
         return _Reader(obstore.open_reader(self._store, key))  # type: ignore[return-value]
 
+    def open_parts(self, keys: Sequence[str], part_bytes: int) -> IO[bytes]:
+        """A seekable reader over objects as if they were one; each but the last has ``part_bytes`` bytes.
+
+        Raises FileNotFoundError for an empty list, and when it comes to an object that is not there.
+        """
+        if not keys:
+            raise FileNotFoundError("no parts")
+        return io.BufferedReader(_Parts(self, keys, part_bytes), PART_BYTES // 8)
+
     def exists(self, key: str) -> bool:
         """Whether the object is there, and therefore whole."""
         try:
@@ -175,6 +190,55 @@ class Store:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+class _Parts(io.RawIOBase):
+    """One object after the other, one open at a time."""
+
+    def __init__(self, store: Store, keys: Sequence[str], part_bytes: int) -> None:
+        self._store, self._keys, self._part_bytes = store, keys, part_bytes
+        self._at, self._end, self._number = 0, 0, -1
+        self._part: IO[bytes] | None = None
+        self._turn_to(len(keys) - 1)
+        assert self._part is not None
+        self._end = (len(keys) - 1) * part_bytes + self._part.seek(0, io.SEEK_END)
+
+    def readinto(self, buffer: Any) -> int:
+        number, inside = divmod(self._at, self._part_bytes)
+        if self._at >= self._end:
+            return 0
+        self._turn_to(number)
+        assert self._part is not None
+        self._part.seek(inside)
+        data = self._part.read(min(len(buffer), self._part_bytes - inside))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if self._part is not None:
+            self._part.close()
+        super().close()
+
+    def _turn_to(self, number: int) -> None:
+        if number == self._number:
+            return
+        if self._part is not None:
+            self._part.close()
+        self._part, self._number = self._store.open(self._keys[number]), number
 
 
 class _Reader:

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from understudy import messages
-from understudy.catalog import Catalog, claims, generations, jobs, shards
+from understudy.catalog import Catalog, claims, generations, idempotency, jobs, shards
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.errors import NotFound
 from understudy.records import JobKind, Problem
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: A service shows an arriving upload's progress each second; after ten minutes without, it is dead.
 UPLOAD_SILENCE_S = 600.0
+#: An upload in parts waits for its client to come back; a laptop that was closed over night does.
+UPLOAD_IN_PARTS_SILENCE_S = 24 * 3600.0
 #: What a worker could not do three times an hour ago may be possible by now.
 RETRY_LABELS_S = 3600.0
 #: Rings in a round and a queue. They are only sent into an empty queue, so it stays as short as this.
@@ -51,8 +53,10 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     _report("generation's job", claims.set_aside(catalog, JobRow, where=_IS_GENERATION, max_attempts=attempts))
 
     # 2. Uploads whose service died end their jobs.
-    for job in jobs.stale_uploads(catalog, older_than_s=UPLOAD_SILENCE_S):
-        detail = f"nothing arrived for {UPLOAD_SILENCE_S:.0f} s; send the upload again"
+    for job in jobs.stale_uploads(
+        catalog, older_than_s=UPLOAD_SILENCE_S, in_parts_older_than_s=UPLOAD_IN_PARTS_SILENCE_S
+    ):
+        detail = "nothing has arrived for too long; send the upload again"
         jobs.fail_upload(catalog, job.id, Problem(code="upload_broken", detail=detail))
         log.warning("the upload of job %s broke off", job.id)
 
@@ -71,6 +75,7 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     # 6. What was sent for jobs that have ended goes, and what was never sent to its end.
     sweep_uploads(catalog, store)
     store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
+    idempotency.forget_old(catalog)
 
 
 def _report(what: str, ids: Iterable[object]) -> None:
