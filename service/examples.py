@@ -93,6 +93,17 @@ BUCKETS: dict[str, Any] = {
     ],
     "next": None,
 }
+RECALL: dict[str, Any] = {
+    "bucket": "holiday-photos",
+    "dry_run": False,
+    "num_images": 480,
+    "num_shards": 1,
+    "num_bytes": 96_000_000,
+    "num_label_sets": 2,
+    "num_jobs": 0,
+    "models": ["g0003-8f2c1a"],
+    "descendants": [],
+}
 GENERATION: dict[str, Any] = {
     "number": 3,
     "state": "running",

@@ -61,6 +61,7 @@ def ingest(
     """
     ended = []
     with Client(url, key=key, patience_s=PATIENCE_S) as client:
+        client.readiness()  # a service that was never there is said at once
         for packed in packing.every(paths):
             job = _send(client, bucket, packed, again=again)
             if wait:

@@ -31,6 +31,7 @@ from understudy.records import (
     Job,
     JobState,
     ModelVersion,
+    Recall,
     ReceiptEntry,
     Record,
     Rollback,
@@ -119,6 +120,10 @@ class Client:
     def buckets(self) -> list[BucketSummary]:
         """Every bucket."""
         return self._items("/buckets", BucketSummary)
+
+    def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
+        """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
+        return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
 
     def models(self) -> list[ModelVersion]:
         """Every model version, the newest first."""

@@ -254,6 +254,20 @@ class BucketSummary(Record):
     num_images_labeled: int  #: by the champion
 
 
+class Recall(Record):
+    """What deleting a bucket removed, or would remove, and which models it concerns."""
+
+    bucket: str
+    dry_run: bool  #: nothing was removed
+    num_images: int
+    num_shards: int
+    num_bytes: int  #: of the shards
+    num_label_sets: int
+    num_jobs: int  #: that had not ended, and end failed with ``bucket_deleted``
+    models: tuple[str, ...]  #: versions whose pseudo-labels were selected from the bucket's label sets
+    descendants: tuple[str, ...]  #: versions taught by those, and so on
+
+
 # -- models -------------------------------------------------------------------------------------
 
 

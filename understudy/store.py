@@ -49,10 +49,25 @@ def receipt_key(job: str, attempt: int) -> str:
     return f"receipts/{job}/{attempt}.parquet"
 
 
-def shard_key(split: str, bucket: str | None, sha256: str) -> str:
+def bucket_folder(bucket: str, token: str) -> str:
+    """Where a bucket's shards and label sets lie: no other bucket's, not even of one of its name after its deletion."""
+    return f"{bucket}@{token}" if token else bucket
+
+
+def shard_key(split: str, folder: str | None, sha256: str) -> str:
     """A shard's tar, named by its content: two programs that seal the same images write the same object."""
-    place = f"shards/{bucket}" if bucket is not None else split
+    place = f"shards/{folder}" if folder is not None else split
     return f"{place}/{sha256[:32]}.tar"
+
+
+def shards_prefix(folder: str) -> str:
+    """Of the keys of all of a bucket's shards and manifests."""
+    return f"shards/{folder}/"
+
+
+def labels_prefix(version: str, folder: str) -> str:
+    """Of the keys of all label sets of a bucket by one teacher."""
+    return f"labels/{version}/{folder}/"
 
 
 def manifest_key(shard: str) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from celery.signals import heartbeat_sent
 
-from understudy import messages
+from understudy import heartbeat, messages
 from understudy.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 def build(settings: WorkerSettings) -> Celery:
     """The application with its tasks. Nothing is opened before a child's first task."""
     app = messages.celery_app(settings.broker_url)
+    # Celery sends it every other second from the loop that takes messages, while that is connected to Redis.
+    heartbeat_sent.connect(lambda **_: heartbeat.beat(settings.heartbeat_file), weak=False)
 
     @functools.cache
     def resources() -> "Resources":  # a child's own; it keeps them, and the engine, until it ends

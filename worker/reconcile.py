@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from understudy import messages
-from understudy.catalog import Catalog, claims, generations, idempotency, jobs, shards
+from understudy import heartbeat, messages
+from understudy.catalog import Catalog, buckets, claims, generations, idempotency, jobs, shards
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.errors import NotFound
 from understudy.records import JobKind, Problem
 from understudy.settings import WorkerSettings
-from understudy.store import Store
+from understudy.store import Store, labels_prefix, shards_prefix
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ _IS_GENERATION = JobRow.kind == JobKind.GENERATION
 def run(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings, stopped: threading.Event) -> None:
     """Reconcile every ``settings.reconcile_s`` seconds, the first time at once, until ``stopped`` is set."""
     while not stopped.is_set():
+        heartbeat.beat(settings.heartbeat_file)
         try:
             reconcile(catalog, store, app, settings)
         except Exception:  # the catalog or the store is away: the next round tries again
@@ -75,6 +76,7 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     # 6. What was sent for jobs that have ended goes, and what was never sent to its end.
     sweep_uploads(catalog, store)
     store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
+    sweep_recalls(catalog, store)
     idempotency.forget_old(catalog)
 
 
@@ -94,6 +96,16 @@ def _ring_overdue(app: Celery, task: str, overdue: Callable[[], list[str | int]]
     for work_id in overdue():
         if not messages.ring(app, task, work_id):
             return
+
+
+def sweep_recalls(catalog: Catalog, store: Store) -> None:
+    """Delete the objects of deleted buckets, again and again until nobody can be writing there any more."""
+    for recall in buckets.unswept(catalog):
+        prefixes = [shards_prefix(recall.folder), *(labels_prefix(each, recall.folder) for each in recall.versions)]
+        for prefix in prefixes:
+            for key in store.list(prefix):
+                store.delete(key)
+        buckets.swept(catalog, recall)
 
 
 def sweep_uploads(catalog: Catalog, store: Store) -> None:

@@ -7,14 +7,14 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from service.app import create_app
-from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models
+from service.routes import buckets, classify, deployments, health, infer, ingest, jobs, labeled, models, uploads
 from understudy import settings
 from understudy.settings import ServiceSettings
 
 APP = create_app(settings.read(ServiceSettings))
 ROUTES: list[APIRoute] = [
     route
-    for noun in (classify, deployments, health, infer, ingest, jobs, labeled, models)
+    for noun in (buckets, classify, deployments, health, infer, ingest, jobs, labeled, models, uploads)
     for route in noun.router.routes
     if isinstance(route, APIRoute)
 ]

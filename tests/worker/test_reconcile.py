@@ -4,12 +4,13 @@ import pytest
 from sqlalchemy import update
 
 from understudy import messages, registry
-from understudy.catalog import claims, generations, jobs, shards, versions
+from understudy.catalog import buckets, claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.records import JobKind, JobState
 from understudy.store import upload_key
 from understudy.testing import picture, tiny_artifact
 from worker import reconcile
+from worker.label import label
 from worker.unpack import unpack
 
 GOOD = [picture(n, 3, seed=n, size=8) for n in range(3)]
@@ -140,3 +141,37 @@ def test_a_label_set_that_killed_its_workers_is_set_aside(resources, send, recon
     spend(resources, LabelSetRow, 1, lapse_leases, claims.MAX_ATTEMPTS)
     reconcile_once()
     assert shards.label_progress(resources.catalog, card.version).num_failed == 1
+
+
+def test_nothing_is_left_of_a_deleted_bucket(resources, send, app, champion, reconcile_once):
+    """Shards, manifests and label sets go, those of another bucket of the same beginning stay."""
+    for bucket, image in (("b", GOOD[0]), ("b2", GOOD[1])):
+        unpack(resources, send(image, bucket=bucket).id)
+    reconcile_once()
+    for label_set in claims.overdue(resources.catalog, LabelSetRow, limit=9):
+        label(resources, label_set)
+    of_b2 = [key for key in resources.store.list("") if "/b2@" in key]
+    assert len(of_b2) == 3  # tar, manifest, label set
+
+    buckets.delete_bucket(resources.catalog, "b", actor="test")
+    reconcile_once()
+
+    left = [key for key in resources.store.list("") if key.startswith(("shards/", "labels/"))]
+    assert sorted(left) == sorted(of_b2)
+    assert [b.name for b in shards.buckets(resources.catalog)] == ["b2"]
+
+
+def test_a_bucket_deleted_while_it_is_labeled_leaves_no_label_set(resources, send, app, champion, reconcile_once):
+    """The worker publishes nothing, and the object that it wrote is gone."""
+    unpack(resources, send(GOOD[0], bucket="b").id)
+    (wanted,) = claims.overdue(resources.catalog, LabelSetRow, limit=9)
+
+    def delete_then_engine(version):
+        buckets.delete_bucket(resources.catalog, "b", actor="test")
+        return type(resources).engine(resources, version)
+
+    resources.engine = delete_then_engine
+    label(resources, wanted)
+
+    assert resources.store.list("labels/") == []
+    assert shards.published_labels(resources.catalog, champion.version) == []

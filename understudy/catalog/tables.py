@@ -97,7 +97,11 @@ class LabelSetRow(Claimable, Base):
     """The label set of one shard by one teacher: at first wanted, at last published once."""
 
     __tablename__ = "label_sets"
-    __table_args__ = (UniqueConstraint("shard_id", "version"), Index("ix_label_sets_version_state", "version", "state"))
+    __table_args__ = (
+        UniqueConstraint("shard_id", "version"),
+        Index("ix_label_sets_version_state", "version", "state"),
+        {"sqlite_autoincrement": True},  # the id of a deleted row is no other's: late workers hold it still
+    )
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     state: Mapped[JobState] = mapped_column(String(16))
     shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"))

@@ -10,6 +10,14 @@ down_revision = "0003"
 def upgrade() -> None:
     # Buckets that are there already keep the keys of their objects: an empty token.
     op.add_column("buckets", sa.Column("token", sa.String(length=16), server_default="", nullable=False))
+    # SQLite gives the id of a deleted last row to the next one, unless told not to: a worker that labels for a deleted
+    # bucket and wakes up late would publish under the id of a label set that is none of its own.
+    with op.batch_alter_table(
+        "label_sets",
+        recreate="always" if op.get_bind().dialect.name == "sqlite" else "never",
+        table_kwargs={"sqlite_autoincrement": True},
+    ):
+        pass
     op.create_table(
         "idempotency_keys",
         sa.Column("id", sa.String(length=64), nullable=False),
