@@ -14,7 +14,19 @@ from service.direct import Direct
 from service.heads import Heads
 from service.metrics import Metrics
 from service.observed import Observed
-from service.routes import buckets, classify, deployments, health, infer, ingest, jobs, labeled, models, uploads
+from service.routes import (
+    buckets,
+    classify,
+    deployments,
+    exports,
+    health,
+    infer,
+    ingest,
+    jobs,
+    labeled,
+    models,
+    uploads,
+)
 from understudy.settings import ServiceSettings
 
 DESCRIPTION = """
@@ -57,7 +69,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(classify.router)
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for router in (buckets.router, jobs.router, models.router, deployments.router, health.router):
+    for router in (buckets.router, exports.router, jobs.router, models.router, deployments.router, health.router):
         asking.include_router(router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
     sending.include_router(uploads.router)

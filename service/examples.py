@@ -104,6 +104,24 @@ RECALL: dict[str, Any] = {
     "models": ["g0003-8f2c1a"],
     "descendants": [],
 }
+EXPORT_JOB: dict[str, Any] = _JOB | {
+    "kind": "export",
+    "bucket": None,
+    "step": "export",
+    "params": {"request": {"format": "imagefolder", "bucket": "holiday-photos", "min_confidence": 0.9}},
+    "result": {"num_files": 3, "num_rows": 412, "num_bytes": 81_000_000},
+}
+EXPORT_FILES: dict[str, Any] = {
+    "items": [
+        {
+            "name": "imagefolder-000000.tar",
+            "num_bytes": 80_998_400,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "num_rows": 412,
+        }
+    ],
+    "next": None,
+}
 GENERATION: dict[str, Any] = {
     "number": 3,
     "state": "running",

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, cli_buckets, cli_deployments, cli_ingest, cli_keys, demonstration, local
+from understudy import bench, cli_buckets, cli_deployments, cli_exports, cli_ingest, cli_keys, demonstration, local
 from understudy.cli_ingest import outcomes
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 app.add_typer(cli_buckets.app)
+app.add_typer(cli_exports.app)
 app.add_typer(cli_ingest.app)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_deployments.app)

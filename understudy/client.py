@@ -26,6 +26,8 @@ from understudy.records import (
     Deployment,
     DeploymentEnd,
     DeploymentRequest,
+    ExportFile,
+    ExportRequest,
     Generation,
     GenerationRequest,
     Job,
@@ -37,6 +39,7 @@ from understudy.records import (
     Rollback,
     UploadState,
 )
+from understudy.store import sha256_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 #: Reading is tried again for this long while nobody answers: a restarted service is back by then.
@@ -178,6 +181,50 @@ class Client:
         if state.state != JobState.RECEIVING:  # it was complete before
             return self.job(state.id)
         return Job(**self._send_again("POST", f"/uploads/{state.id}/complete"))
+
+    def export(self, request: ExportRequest, *, key: str | None = None) -> Job:
+        """Begin an export; its files are there when the job has succeeded."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return Job(**self._send("POST", "/exports", json=request.model_dump(mode="json"), headers=headers))
+
+    def export_files(self, export_id: str) -> Iterator[ExportFile]:
+        """Every file of an export that has succeeded."""
+        cursor: str | None = "0"
+        while cursor is not None:
+            page = self._get(f"/exports/{export_id}/files", cursor=cursor)
+            yield from (ExportFile(**item) for item in page["items"])
+            cursor = page["next"]
+
+    def download(self, export_id: str, file: ExportFile, to: Path) -> None:
+        """One file of an export, whole and checked, or none; goes on where an earlier call was broken off.
+
+        Raises RequestFailed, with the code damaged_download if the bytes are not those that the service wrote.
+        """
+        if to.exists():  # it was checked before it got its name
+            return
+        part = to.with_name(f".{to.name}.part")
+        with part.open("ab") as into:
+            self._append(f"/exports/{export_id}/files/{file.name}", into, file.num_bytes)
+        if sha256_of(part) != file.sha256:
+            part.unlink()
+            raise RequestFailed(f"{file.name} has arrived damaged; download it again", code="damaged_download")
+        part.rename(to)
+
+    def _append(self, path: str, into: IO[bytes], num_bytes: int) -> None:
+        """What is missing of a file, after what is there of it."""
+        deadline = time.monotonic() + self._patience_s
+        while (there := into.seek(0, io.SEEK_END)) < num_bytes:
+            try:
+                with self._http.stream("GET", path, headers={"Range": f"bytes={there}-"}) as answer:
+                    if answer.status_code != (206 if there else 200):
+                        answer.read()
+                        raise RequestFailed(answer.text[:200], code="request_failed", status=answer.status_code)
+                    for chunk in answer.iter_bytes(CHUNK_BYTES):
+                        into.write(chunk)
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise self._away(error) from error
+                time.sleep(POLL_S)
 
     def labeled(
         self,

@@ -85,6 +85,7 @@ class Problem(Record):
 class JobKind(enum.StrEnum):
     INGEST = "ingest"  #: unpack an upload into a bucket's shards
     LABELED = "labeled"  #: take human-labeled images, freeze the holdout, open generation 0
+    EXPORT = "export"  #: write pseudo-labels, and their images, as files to download
     GENERATION = "generation"  #: one turn of the loop, done by the trainer
 
 
@@ -266,6 +267,42 @@ class Recall(Record):
     num_jobs: int  #: that had not ended, and end failed with ``bucket_deleted``
     models: tuple[str, ...]  #: versions whose pseudo-labels were selected from the bucket's label sets
     descendants: tuple[str, ...]  #: versions taught by those, and so on
+
+
+# -- exports ------------------------------------------------------------------------------------
+
+
+class ExportFormat(enum.StrEnum):
+    PARQUET = "parquet"  #: the pseudo-labels alone, as tables
+    WEBDATASET = "webdataset"  #: tars of images, each with its pseudo-label as JSON beside it
+    IMAGEFOLDER = "imagefolder"  #: tars of one folder a class
+    HUGGINGFACE = "huggingface"  #: tars of images with metadata.csv, the `imagefolder` layout of `datasets`
+
+
+class ExportRequest(Record):
+    """Which pseudo-labels to export, and how."""
+
+    format: ExportFormat = Field(ExportFormat.PARQUET, examples=["imagefolder"])
+    bucket: str | None = Field(None, pattern=BUCKET_PATTERN, description="only of this bucket; null: of all")
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
+        (), max_length=10_000, description="only of these classes, by name; empty: of all", examples=[["t-shirt"]]
+    )
+    min_confidence: Probability = Field(0.0, description="only those at least so confident", examples=[0.9])
+    teacher: VersionId | None = Field(
+        None, description="whose pseudo-labels; null: the champion's, or the generation's"
+    )
+    generation: WholeNumber | None = Field(
+        None, ge=0, lt=2**31, description="only what this generation selected to train on; null: all that was labeled"
+    )
+
+
+class ExportFile(Record):
+    """One file of an export."""
+
+    name: str
+    num_bytes: int
+    sha256: Sha256
+    num_rows: int  #: pseudo-labels in it
 
 
 # -- models -------------------------------------------------------------------------------------

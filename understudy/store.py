@@ -90,6 +90,16 @@ def model_key(version: str, name: str) -> str:
     return f"models/{version}/{name}"
 
 
+def export_key(job: str, name: str) -> str:
+    """What an export keeps for itself: its plan, its parts' records, and at last its manifest."""
+    return f"exports/{job}/{name}"
+
+
+def export_file_key(job: str, name: str) -> str:
+    """A file of an export that is for others."""
+    return f"exports/{job}/files/{name}"
+
+
 # -- the store ------------------------------------------------------------------------------------
 
 

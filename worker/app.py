@@ -1,4 +1,4 @@
-"""The Celery application of a worker: two tasks, each an id and a function that never raises.
+"""The Celery application of a worker: three tasks, each an id and a function that never raises.
 
 The parent of the pool imports and opens as little as it can, because what it holds is forked.
 """
@@ -46,6 +46,12 @@ def build(settings: WorkerSettings) -> Celery:
         from worker.label import label
 
         _answer(lambda: label(resources(), label_set_id))
+
+    @app.task(name=messages.EXPORT)  # type: ignore[untyped-decorator]
+    def export(job_id: str) -> None:
+        from worker.export import export
+
+        _answer(lambda: export(resources(), job_id))
 
     return app
 

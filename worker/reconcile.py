@@ -31,6 +31,7 @@ RETRY_LABELS_S = 3600.0
 MAX_RINGS = 1000
 
 _IS_UNPACKED = JobRow.kind.in_([JobKind.INGEST, JobKind.LABELED])
+_IS_EXPORT = JobRow.kind == JobKind.EXPORT
 _IS_GENERATION = JobRow.kind == JobKind.GENERATION
 
 
@@ -50,6 +51,7 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     # 1. What killed its holder too often is set aside. A trainer may die more often: it resumes.
     _report("label set", claims.set_aside(catalog, LabelSetRow))
     _report("job", claims.set_aside(catalog, JobRow, where=_IS_UNPACKED))
+    _report("export", claims.set_aside(catalog, JobRow, where=_IS_EXPORT))
     attempts = generations.MAX_ATTEMPTS
     _report("generation's job", claims.set_aside(catalog, JobRow, where=_IS_GENERATION, max_attempts=attempts))
 
@@ -71,6 +73,7 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
 
     # 5. Ring for what waits.
     _ring_overdue(app, messages.UNPACK, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_UNPACKED))
+    _ring_overdue(app, messages.EXPORT, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_EXPORT))
     _ring_overdue(app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS))
 
     # 6. What was sent for jobs that have ended goes, and what was never sent to its end.

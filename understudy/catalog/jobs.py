@@ -48,6 +48,19 @@ def open_upload(catalog: Catalog, kind: JobKind, *, bucket: str | None = None, p
     return get(catalog, job_id)
 
 
+def open_job(
+    catalog: Catalog, kind: JobKind, *, params: dict[str, Any], key: Key | None = None, fingerprint: str = ""
+) -> Job:
+    """Queue a job that needs no upload; with an idempotency key that is bound already, give the job of that."""
+    job_id = new_id()
+    with catalog.write() as session:
+        insert_job(session, job_id, kind, JobState.QUEUED, params=params)
+        bound = job_id if key is None else idempotency.bind(session, key, fingerprint, job_id)
+        if bound != job_id:
+            session.execute(delete(JobRow).where(JobRow.id == job_id))
+    return get(catalog, bound)
+
+
 def received(
     catalog: Catalog, job_id: str, uploads: list[Upload], *, key: Key | None = None, fingerprint: str = ""
 ) -> Job:
