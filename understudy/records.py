@@ -122,7 +122,7 @@ class UploadRequest(Record):
     name: str = Field(
         min_length=1, max_length=1000, pattern=r"^[^\x00]+$", description="of the archive", examples=["photos.zip"]
     )
-    num_bytes: WholeNumber = Field(ge=1, le=2**62, description="of the whole archive", examples=[5_000_000_000])
+    num_bytes: WholeNumber = Field(ge=1, le=2**50, description="of the whole archive", examples=[5_000_000_000])
 
 
 class UploadState(Record):
@@ -291,8 +291,8 @@ class ExportRequest(Record):
     teacher: VersionId | None = Field(
         None, description="whose pseudo-labels; null: the champion's, or the generation's"
     )
-    generation: WholeNumber | None = Field(
-        None, ge=0, lt=2**31, description="only what this generation selected to train on; null: all that was labeled"
+    generation: Annotated[WholeNumber, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="only what this generation selected to train on; null: all that was labeled"
     )
 
 

@@ -1,7 +1,11 @@
 """``/uploads`` over real HTTP: parts in any order, twice, damaged, missing, and across the death of both ends."""
 
 import hashlib
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -145,3 +149,36 @@ def test_a_service_that_is_away_too_long_is_told(begin: Callable[..., dict[str, 
     """What is refused is not tried again."""
     with Client(url, patience_s=0) as client, pytest.raises(RequestFailed, match="limit is"):
         client.upload("b", Packed("x", 2**50, "", lambda offset: iter([b""])))
+
+
+def test_an_upload_survives_kill_9_of_client_and_service(
+    start_service: Callable[..., Any], opened: Opened, tmp_path: Path, until: Callable[..., None]
+):
+    """Both die in the middle; the same command at another service sends what is missing, and every byte is there once."""
+    catalog, store = opened
+    file = tmp_path / "large.tar"
+    with file.open("wb") as sparse:
+        for number in range(12):  # no two parts are alike
+            sparse.seek(number * PART)
+            sparse.write(bytes([number]) * 999)
+        sparse.truncate(12 * PART - 5)
+    command = [sys.executable, "-m", "understudy", "ingest", str(file), "--no-wait", "--json", "--url"]
+    first = start_service()
+    with subprocess.Popen([*command, first.url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        until(lambda: len(store.list("uploads/")) >= 2)
+        first.process.kill()
+        client.kill()
+    (broken,) = jobs.recent(catalog, limit=9)
+    assert broken.state == JobState.RECEIVING
+    num_there = len(store.list("uploads/"))
+
+    second = start_service()
+    done = subprocess.run([*command, second.url], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (job,) = json.loads(done.stdout)
+    assert (job["id"], job["state"]) == (broken.id, "queued")
+    num_sent = sum(each.get("path", "").endswith(tuple(f"/parts/{n}" for n in range(12))) for each in second.log)
+    assert num_sent <= 12 - num_there + 1
+    (upload,) = arrived.of_job(jobs.get(catalog, job["id"]))
+    with arrived._bytes_of(store, upload) as sent, file.open("rb") as original:
+        assert hashlib.file_digest(sent, "sha256").digest() == hashlib.file_digest(original, "sha256").digest()
