@@ -15,8 +15,10 @@ from service.heads import Heads
 from service.metrics import Metrics
 from service.observed import Observed
 from service.routes import (
+    buckets,
     classify,
     deployments,
+    exports,
     health,
     images,
     infer,
@@ -27,6 +29,7 @@ from service.routes import (
     pseudo_labels,
     selections,
     sources,
+    uploads,
 )
 from understudy.settings import ServiceSettings
 
@@ -70,11 +73,13 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(classify.router)
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for router in (jobs.router, models.router, deployments.router, sources.router, health.router):
+    for router in (buckets.router, exports.router, jobs.router, models.router, deployments.router, sources.router):
         asking.include_router(router)
-    for router in (pseudo_labels.router, selections.router, images.router):
+    for router in (pseudo_labels.router, selections.router, images.router, health.router):
         asking.include_router(router)
-    for router in (answering, ingest.router, labeled.router, asking):
+    sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
+    sending.include_router(uploads.router)
+    for router in (answering, ingest.router, labeled.router, sending, asking):
         app.include_router(router)
     problems.install(app)
     openapi.describe(app)

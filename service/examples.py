@@ -97,6 +97,21 @@ RECEIPT: dict[str, Any] = {
     ],
     "next": "1000",
 }
+UPLOAD: dict[str, Any] = {
+    "id": "0204b678d519f1b9bdbf",
+    "state": "receiving",
+    "bucket": "holiday-photos",
+    "name": "photos.zip",
+    "num_bytes": 20_000_000,
+    "part_bytes": 8_388_608,
+    "num_parts": 3,
+    "missing": [1, 2],
+}
+UPLOAD_PART: dict[str, Any] = {
+    "number": 0,
+    "num_bytes": 8_388_608,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
 BUCKETS: dict[str, Any] = {
     "items": [
         {
@@ -106,6 +121,35 @@ BUCKETS: dict[str, Any] = {
             "num_shards": 1,
             "num_bytes": 96_000_000,
             "num_images_labeled": 480,
+        }
+    ],
+    "next": None,
+}
+RECALL: dict[str, Any] = {
+    "bucket": "holiday-photos",
+    "dry_run": False,
+    "num_images": 480,
+    "num_shards": 1,
+    "num_bytes": 96_000_000,
+    "num_label_sets": 2,
+    "num_jobs": 0,
+    "models": ["g0003-8f2c1a"],
+    "descendants": [],
+}
+EXPORT_JOB: dict[str, Any] = _JOB | {
+    "kind": "export",
+    "bucket": None,
+    "step": "export",
+    "params": {"request": {"format": "imagefolder", "bucket": "holiday-photos", "min_confidence": 0.9}},
+    "result": {"num_files": 3, "num_rows": 412, "num_bytes": 81_000_000},
+}
+EXPORT_FILES: dict[str, Any] = {
+    "items": [
+        {
+            "name": "imagefolder-000000.tar",
+            "num_bytes": 80_998_400,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "num_rows": 412,
         }
     ],
     "next": None,

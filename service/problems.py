@@ -34,6 +34,7 @@ STATUS_OF_CODE = {
     "bad_form": 400,
     "json_too_large": 413,
     "body_too_large": 413,
+    "range_not_satisfiable": 416,
 }
 STATUS_OF_ERROR: tuple[tuple[type[UnderstudyError], int], ...] = (
     (errors.ArtifactRefused, 500),  # the model's fault, not the client's
@@ -86,6 +87,7 @@ def may_be(*statuses: int) -> dict[int | str, dict[str, Any]]:
     described = {
         404: "There is nothing of that name.",
         409: "It contradicts what is there already.",
+        416: "The range begins after the end of the file.",
         503: RESPONSES[503]["description"],
     }
     return {status: {"model": ProblemDetails, "description": described[status]} for status in statuses}

@@ -5,8 +5,9 @@ job and no bytes.
 """
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,9 +17,11 @@ from starlette.datastructures import UploadFile
 from starlette.types import Message
 
 from service import forms
+from service.idempotency import Fingerprint
 from service.state import State
 from understudy import messages, store
-from understudy.catalog import jobs
+from understudy.catalog import idempotency, jobs
+from understudy.catalog.idempotency import Key
 from understudy.errors import UnderstudyError, UploadRefused
 from understudy.records import Job, JobKind, Problem, Upload
 
@@ -41,6 +44,7 @@ class _Arrival:
     service: State
     job_id: str
     split: Split
+    fingerprint: Fingerprint | None = None  #: of what arrives, where the client sent a key
     num_bytes: int = 0  #: of the body, so far
 
     def counted(self, request: Request) -> Request:
@@ -67,29 +71,67 @@ class _Arrival:
                 log.warning("could not show how far the upload of job %s is: %s", self.job_id, error)
 
 
+#: What is done with one file of an upload: its bytes, the upload, its place, its name, what it is.
+_Keep = Callable[[AsyncIterator[bytes], _Arrival, int, str, Split], Awaitable[Upload]]
+
+
 async def receive(
-    request: Request, service: State, kind: JobKind, *, bucket: str | None = None, params: dict[str, Any], split: Split
+    request: Request,
+    service: State,
+    kind: JobKind,
+    *,
+    bucket: str | None = None,
+    params: dict[str, Any],
+    split: Split,
+    key: Key | None = None,
 ) -> Job:
     """Take the body of a request (raw, or multipart files) as a new job's upload, and ring for it.
 
-    ``split`` is what the upload is; of a labeled one, a multipart field ``holdout`` is the holdout. Raises
-    UploadRefused for an empty one; whatever breaks, the job ends failed.
+    ``split`` is what the upload is; of a labeled one, a multipart field ``holdout`` is the holdout. With an
+    idempotency key that was used for the same request, the answer is that request's job, and nothing is kept.
+    Raises UploadRefused for an empty one, Conflict for a key of another request; whatever breaks, the job ends failed.
     """
+    fingerprint = None if key is None else Fingerprint(kind, bucket or "", json.dumps(params, sort_keys=True))
+    if key is not None and fingerprint is not None and (known := await _find(service, key)):
+        await _compare(request, service, known[1], fingerprint, split)
+        return await run_in_threadpool(jobs.get, service.catalog, known[0])
     job = await run_in_threadpool(jobs.open_upload, service.catalog, kind, bucket=bucket, params=params)
-    arrival = _Arrival(service, job.id, split)
+    arrival = _Arrival(service, job.id, split, fingerprint)
     showing = asyncio.create_task(arrival.show())
     try:
-        uploads = [upload async for upload in _uploads(arrival.counted(request), arrival)]
+        uploads = [upload async for upload in _uploads(arrival.counted(request), arrival, _store)]
         if all(upload.num_bytes == 0 for upload in uploads):
             raise UploadRefused("the upload is empty; send an archive or image files", code="empty_upload")
+        settled = await run_in_threadpool(
+            jobs.received,
+            service.catalog,
+            job.id,
+            uploads,
+            key=key,
+            fingerprint=fingerprint.hex() if fingerprint else "",
+        )
     except BaseException as error:  # a client that has gone, or a service that is told to stop, too
         await run_in_threadpool(_abandon, service, job.id, error)
         raise
     finally:
         showing.cancel()
-    job = await run_in_threadpool(jobs.received, service.catalog, job.id, uploads)
+    if settled.id != job.id:  # its twin was faster
+        await run_in_threadpool(_delete, service, job.id)
+        return settled
     service.bell.submit(messages.ring, service.queue, messages.UNPACK, job.id)
-    return job
+    return settled
+
+
+async def _find(service: State, key: Key) -> tuple[str, str] | None:
+    return await run_in_threadpool(idempotency.find, service.catalog, key)
+
+
+async def _compare(request: Request, service: State, known: str, fingerprint: Fingerprint, split: Split) -> None:
+    """Read a request that came before, without keeping it. Raises Conflict if it is another one."""
+    arrival = _Arrival(service, "", split, fingerprint)
+    async for _ in _uploads(request, arrival, _drop):
+        pass
+    idempotency.refuse_other(known, fingerprint.hex())
 
 
 def _abandon(service: State, job_id: str, error: BaseException) -> None:
@@ -100,20 +142,24 @@ def _abandon(service: State, job_id: str, error: BaseException) -> None:
     )
     log.warning("upload of job %s failed: %s", job_id, problem.detail)
     jobs.fail_upload(service.catalog, job_id, problem)
+    _delete(service, job_id)
+
+
+def _delete(service: State, job_id: str) -> None:
     for key in service.store.list(f"uploads/{job_id}/"):
         service.store.delete(key)
 
 
-async def _uploads(request: Request, arrival: _Arrival) -> AsyncIterator[Upload]:
+async def _uploads(request: Request, arrival: _Arrival, keep: _Keep) -> AsyncIterator[Upload]:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         name = request.query_params.get("name", "body")
-        yield await _store(request.stream(), arrival, 0, name, arrival.split)
+        yield await keep(request.stream(), arrival, 0, name, arrival.split)
         return
     async with forms.read(request, max_files=MAX_FILES) as form:
         files = [(field, value) for field, value in form.multi_items() if isinstance(value, UploadFile)]
         for index, (field, file) in enumerate(files):
             name = file.filename or f"file-{index}"
-            yield await _store(_chunks(file), arrival, index, name, _split_of(field, arrival.split))
+            yield await keep(_chunks(file), arrival, index, name, _split_of(field, arrival.split))
 
 
 def _split_of(field: str, split: Split) -> Split:
@@ -127,14 +173,35 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
 
 
 async def _store(chunks: AsyncIterator[bytes], arrival: _Arrival, index: int, name: str, split: Split) -> Upload:
-    key, num_bytes = store.upload_key(arrival.job_id, index), 0
+    upload = Upload(key=store.upload_key(arrival.job_id, index), name=name[:1000], num_bytes=0, split=split)
+    counter = _Counter(arrival.fingerprint)
+    await arrival.service.store.receive(upload.key, counter.counted(chunks, upload))
+    return upload.model_copy(update={"num_bytes": counter.num_bytes})
 
-    async def counted() -> AsyncIterator[bytes]:
-        nonlocal num_bytes
+
+async def _drop(chunks: AsyncIterator[bytes], arrival: _Arrival, index: int, name: str, split: Split) -> Upload:
+    """Only look at the bytes."""
+    upload = Upload(key="", name=name[:1000], num_bytes=0, split=split)
+    async for _ in _Counter(arrival.fingerprint).counted(chunks, upload):
+        pass
+    return upload
+
+
+class _Counter:
+    """Counts the bytes of one file while they pass, and takes their fingerprint where one is wanted."""
+
+    def __init__(self, fingerprint: Fingerprint | None) -> None:
+        self.num_bytes, self._fingerprint = 0, fingerprint
+
+    async def counted(self, chunks: AsyncIterator[bytes], upload: Upload) -> AsyncIterator[bytes]:
+        """The same chunks, without empty ones."""
+        if self._fingerprint is not None:
+            self._fingerprint.begin(f"{upload.split} {upload.name}")
         async for chunk in chunks:
-            num_bytes += len(chunk)
+            self.num_bytes += len(chunk)
+            if self._fingerprint is not None:
+                self._fingerprint.update(chunk)
             if chunk:
                 yield chunk
-
-    await arrival.service.store.receive(key, counted())
-    return Upload(key=key, name=name[:1000], num_bytes=num_bytes, split=split)
+        if self._fingerprint is not None:
+            self._fingerprint.end(self.num_bytes)

@@ -45,6 +45,12 @@ SERVER_START_S = 20.0
 _numbers = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For tests/e2e/test_composed.py, which needs a system that runs already."""
+    parser.addoption("--composed", metavar="URL", help="address of a running system, as docker compose starts it")
+    parser.addoption("--key", metavar="KEY", help="API key of that system, with the scope admin")
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL of this session's own, on a Unix socket; it need not survive a power cut."""

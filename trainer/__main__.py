@@ -11,7 +11,7 @@ import torch
 from trainer import generation
 from trainer.generation import Workplace
 from trainer.progress import Progress, Stopped
-from understudy import messages, settings
+from understudy import heartbeat, messages, settings
 from understudy.catalog import Catalog, claims, generations, jobs
 from understudy.catalog.claims import Claim
 from understudy.catalog.tables import JobRow
@@ -59,7 +59,8 @@ def run(read: TrainerSettings) -> int:
             ring=partial(messages.ring, messages.celery_app(read.broker_url), messages.LABEL),
             spool=read.spool,
         )
-        work(place, stopping, lease_s=read.lease_s)
+        with heartbeat.beating(read.heartbeat_file):
+            work(place, stopping, lease_s=read.lease_s)
     finally:
         catalog.close()
     return 0

@@ -11,12 +11,25 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, cli_deployments, cli_keys, cli_labels, cli_receipts, cli_sources, demonstration, local
+from understudy import (
+    bench,
+    cli_buckets,
+    cli_deployments,
+    cli_exports,
+    cli_ingest,
+    cli_keys,
+    cli_labels,
+    cli_receipts,
+    cli_sources,
+    demonstration,
+    local,
+)
+from understudy.cli_ingest import outcomes
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -30,6 +43,9 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(cli_buckets.app)
+app.add_typer(cli_exports.app)
+app.add_typer(cli_ingest.app)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_deployments.app)
 app.add_typer(cli_receipts.app)
@@ -126,40 +142,9 @@ def init(
         job = client.labeled(labeled, holdout, holdout_fraction=holdout_fraction, request=asked)
         job = _follow_job(client, job, "reading the labeled images")
         result = job.result or {}
-        console.print(f"{len(result.get('classes', {}))} classes; {_outcomes(result)}")
+        console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
         if wait and result.get("generation") is not None:
             _follow_generation(client, result["generation"])
-
-
-@app.command()
-def ingest(
-    source: Annotated[
-        str, typer.Argument(help="A zip, a tar, a folder or an image; or an s3://, gs:// or https:// URL.")
-    ],
-    bucket: Annotated[str, typer.Option(help="Where the images go; made if it is new.")] = "default",
-    wait: Annotated[bool, typer.Option(help="Wait until the upload is unpacked.")] = True,
-    url: Url = DEFAULT_URL,
-    key: Key = None,
-) -> None:
-    """Send unlabeled images. Every entry is accounted for in the receipt.
-
-    What a URL names is fetched by the workers; the same URL again takes only what is new.
-    """
-    if cli_sources.is_remote(source):
-        cli_sources.ingest(source, bucket, wait=wait, url=url, key=key)
-        return
-    path = _existing(source)
-    with Client(url, key=key) as client:
-        with Progress(TextColumn("sending {task.fields[name]}"), BarColumn(), DownloadColumn(), console=errors) as bar:
-            task = bar.add_task("", name=path.name, total=None)
-            job = client.ingest(
-                bucket, path, on_bytes=lambda sent, total: bar.update(task, completed=sent, total=total)
-            )
-        if not wait:
-            console.print(f"job {job.id}")
-            return
-        job = _follow_job(client, job, f"unpacking into {bucket}")
-        console.print(_outcomes(job.result or {}))
 
 
 @app.command()
@@ -257,20 +242,6 @@ def _stop_on_sigterm() -> None:
 def _log_line(name: str, line: str) -> None:
     shown = Text.assemble((f"{name:10} ", "dim"), line)  # one call: several threads print
     console.print(shown, highlight=False, soft_wrap=True)
-
-
-def _existing(name: str) -> Path:
-    path = Path(name)
-    if not path.exists():
-        raise typer.BadParameter(f"Path {name!r} does not exist.", param_hint="'SOURCE'")
-    return path
-
-
-def _outcomes(result: dict[str, Any]) -> str:
-    kinds = ("accepted", "duplicate", "holdout-leak", "quarantined", "attached")
-    counts = ", ".join(f"{result[kind]:,} {kind}" for kind in kinds if result.get(kind))
-    reasons = ", ".join(f"{count} {reason}" for reason, count in result.get("reasons", {}).items())
-    return f"{result.get('entries', 0):,} entries: {counts or 'nothing'}" + (f" ({reasons})" if reasons else "")
 
 
 def _bar() -> Progress:

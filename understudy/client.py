@@ -4,9 +4,9 @@ Synchronous and typed; it answers with the same frozen records that the service 
 when the service is away for a moment; what could act twice is not. The only door to httpx.
 """
 
+import hashlib
 import io
 import json
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -16,8 +16,10 @@ from typing import IO, Any, TypeVar
 
 import httpx
 
+from understudy import packing
 from understudy.errors import NotReady, SettingsRefused, UnderstudyError
 from understudy.label_records import LabelFacets, PreviewRequest, PseudoLabel, SelectionPreview
+from understudy.packing import Packed
 from understudy.records import (
     BucketSummary,
     Championship,
@@ -25,16 +27,22 @@ from understudy.records import (
     Deployment,
     DeploymentEnd,
     DeploymentRequest,
+    ExportFile,
+    ExportRequest,
     Generation,
     GenerationRequest,
     Job,
+    JobState,
     ModelVersion,
     Outcome,
+    Recall,
     ReceiptEntry,
     Record,
     RemoteSource,
     Rollback,
+    UploadState,
 )
+from understudy.store import sha256_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 #: Reading is tried again for this long while nobody answers: a restarted service is back by then.
@@ -183,6 +191,10 @@ class Client:
         """What every teacher says of one image."""
         return self._items(f"/images/{sha256}/labels", PseudoLabel)
 
+    def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
+        """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
+        return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
+
     def models(self) -> list[ModelVersion]:
         """Every model version, the newest first."""
         return self._items("/models", ModelVersion)
@@ -215,6 +227,79 @@ class Client:
     def sync(self, source_id: str) -> Job:
         """Have workers take what is new in a source; gives the sync's job."""
         return Job(**self._send("POST", f"/sources/{source_id}/sync"))
+
+    def upload(
+        self,
+        bucket: str,
+        packed: Packed,
+        *,
+        key: str | None = None,
+        on_bytes: Callable[[int, int], None] = lambda sent, total: None,
+    ) -> Job:
+        """Send something large in parts; goes on where an earlier call with the same ``key`` was broken off.
+
+        ``on_bytes`` is told of what has arrived, parts of earlier calls included. The service may be away for
+        a while: a part that was not answered is sent again. Without a key every call is a new upload.
+        """
+        headers = {} if key is None else {"Idempotency-Key": key}
+        body = {"bucket": bucket, "name": packed.name, "num_bytes": packed.num_bytes}
+        state = UploadState(**self._send_again("POST", "/uploads", json=body, headers=headers))
+        arrived = packed.num_bytes - sum(_part_of(state, number)[1] for number in state.missing)
+        on_bytes(arrived, packed.num_bytes)
+        for number in state.missing:
+            part = packed.part(*_part_of(state, number))
+            path = f"/uploads/{state.id}/parts/{number}"
+            query = {"sha256": hashlib.sha256(part).hexdigest()}
+            self._send_again("PUT", path, params=query, content=part, headers=_BINARY)
+            arrived += len(part)
+            on_bytes(arrived, packed.num_bytes)
+        if state.state != JobState.RECEIVING:  # it was complete before
+            return self.job(state.id)
+        return Job(**self._send_again("POST", f"/uploads/{state.id}/complete"))
+
+    def export(self, request: ExportRequest, *, key: str | None = None) -> Job:
+        """Begin an export; its files are there when the job has succeeded."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return Job(**self._send("POST", "/exports", json=request.model_dump(mode="json"), headers=headers))
+
+    def export_files(self, export_id: str) -> Iterator[ExportFile]:
+        """Every file of an export that has succeeded."""
+        cursor: str | None = "0"
+        while cursor is not None:
+            page = self._get(f"/exports/{export_id}/files", cursor=cursor)
+            yield from (ExportFile(**item) for item in page["items"])
+            cursor = page["next"]
+
+    def download(self, export_id: str, file: ExportFile, to: Path) -> None:
+        """One file of an export, whole and checked, or none; goes on where an earlier call was broken off.
+
+        Raises RequestFailed, with the code damaged_download if the bytes are not those that the service wrote.
+        """
+        if to.exists():  # it was checked before it got its name
+            return
+        part = to.with_name(f".{to.name}.part")
+        with part.open("ab") as into:
+            self._append(f"/exports/{export_id}/files/{file.name}", into, file.num_bytes)
+        if sha256_of(part) != file.sha256:
+            part.unlink()
+            raise RequestFailed(f"{file.name} has arrived damaged; download it again", code="damaged_download")
+        part.rename(to)
+
+    def _append(self, path: str, into: IO[bytes], num_bytes: int) -> None:
+        """What is missing of a file, after what is there of it."""
+        deadline = time.monotonic() + self._patience_s
+        while (there := into.seek(0, io.SEEK_END)) < num_bytes:
+            try:
+                with self._http.stream("GET", path, headers={"Range": f"bytes={there}-"}) as answer:
+                    if answer.status_code != (206 if there else 200):
+                        answer.read()
+                        raise RequestFailed(answer.text[:200], code="request_failed", status=answer.status_code)
+                    for chunk in answer.iter_bytes(CHUNK_BYTES):
+                        into.write(chunk)
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise self._away(error) from error
+                time.sleep(POLL_S)
 
     def labeled(
         self,
@@ -321,10 +406,14 @@ class Client:
         return [kind(**item) for item in self._get(path)["items"]]
 
     def _get(self, path: str, **params: Any) -> dict[str, Any]:
+        return self._send_again("GET", path, params=params)
+
+    def _send_again(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """As ``_send``, of what may be done twice: for as long as nobody answers, or is not ready, try again."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                return dict(self._send("GET", path, params=params))
+                return dict(self._send(method, path, **kwargs))
             except RequestFailed as error:
                 is_passing = error.status is None or error.status == 503
                 if not is_passing or time.monotonic() > deadline:
@@ -372,6 +461,12 @@ _BINARY = {"content-type": "application/octet-stream"}
 _DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 
 
+def _part_of(state: UploadState, number: int) -> tuple[int, int]:
+    """Where a part begins, and how many bytes it has."""
+    offset = number * state.part_bytes
+    return offset, min(state.part_bytes, state.num_bytes - offset)
+
+
 class _packed:
     """A file to send: the source itself, or a folder as a tar in a temporary file."""
 
@@ -384,7 +479,8 @@ class _packed:
             return self._source, "upload", _size_of(self._source)
         if self._source.is_dir():
             self._file = TemporaryFile()
-            _pack(self._source, self._file)
+            self._file.writelines(packing.folder(self._source).read(0))
+            self._file.seek(0)
             return self._file, f"{self._source.name}.tar", _size_of(self._file)
         self._file = self._source.open("rb")
         return self._file, self._source.name, self._source.stat().st_size
@@ -392,23 +488,6 @@ class _packed:
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def _pack(folder: Path, into: IO[bytes]) -> None:
-    """Files and folders (an empty class folder must be seen), in a fixed order, without owners or links."""
-    with tarfile.open(fileobj=into, mode="w") as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_symlink() and not path.exists():
-                continue
-            info = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            if path.is_dir():
-                info.type = tarfile.DIRTYPE
-                tar.addfile(info)
-            elif path.is_file():
-                info.size = path.stat().st_size
-                with path.open("rb") as file:
-                    tar.addfile(info, file)
-    into.seek(0)
 
 
 def _size_of(file: IO[bytes]) -> int:

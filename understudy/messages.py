@@ -17,7 +17,9 @@ Broker = Celery
 UNPACK = "understudy.unpack"  #: one job id: take an upload apart into shards
 LABEL = "understudy.label"  #: one label-set id: pseudo-label a shard
 
-QUEUES = {UNPACK: "unpack", LABEL: "label"}
+EXPORT = "understudy.export"  #: one job id: write an export's files
+
+QUEUES = {UNPACK: "unpack", LABEL: "label", EXPORT: "export"}
 
 #: The hard limit of labeling a shard: 1,000 large photos on a slow CPU stay well below it.
 TASK_LIMIT_S = 3600

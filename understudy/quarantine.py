@@ -3,7 +3,7 @@
 Nobody decodes them here. A worker writes them, a service gives them out, the reconciler sweeps them.
 """
 
-from understudy.catalog import Catalog, jobs
+from understudy.catalog import Catalog, buckets, jobs
 from understudy.errors import Conflict, NotFound
 from understudy.records import Job, JobKind, Upload
 from understudy.store import Store, quarantine_key
@@ -67,6 +67,8 @@ def sweep(catalog: Catalog, store: Store, *, older_than_s: float = MAX_AGE_S) ->
 def _is_expired(catalog: Catalog, job_id: str, older_than_s: float) -> bool:
     try:
         job = jobs.get(catalog, job_id)
-    except NotFound:
+        if job.bucket is not None:
+            buckets.folder(catalog, job.bucket)
+    except NotFound:  # of the job, or of a bucket that was deleted
         return True
     return job.state.is_ended and jobs.age_s(catalog, job_id) > older_than_s

@@ -87,6 +87,7 @@ class JobKind(enum.StrEnum):
     SYNC = "sync"  #: list a remote source, and open jobs that fetch what is new
     FETCH = "fetch"  #: fetch new objects of a remote source, and unpack them into a bucket's shards
     LABELED = "labeled"  #: take human-labeled images, freeze the holdout, open generation 0
+    EXPORT = "export"  #: write pseudo-labels, and their images, as files to download
     GENERATION = "generation"  #: one turn of the loop, done by the trainer
 
 
@@ -109,8 +110,44 @@ class Upload(Record):
     name: str  #: as the client called it: data, never a path
     num_bytes: int
     split: Literal["unlabeled", "labeled", "holdout"] = "unlabeled"
+    part_bytes: int | None = None  #: of each part but the last, where it lies in parts; None: it is one object
     is_fetched: bool = False  #: by a worker from a remote source; if it cannot be opened, it is one bad entry
     problem: Problem | None = None  #: why it could not be fetched; then there is nothing under its key
+
+    @property
+    def num_parts(self) -> int:
+        return 1 if self.part_bytes is None else -(-self.num_bytes // self.part_bytes)
+
+
+class UploadRequest(Record):
+    """An upload in parts that is to begin."""
+
+    bucket: str = Field(pattern=BUCKET_PATTERN, description="where the images go; made if new", examples=["phone"])
+    name: str = Field(
+        min_length=1, max_length=1000, pattern=r"^[^\x00]+$", description="of the archive", examples=["photos.zip"]
+    )
+    num_bytes: WholeNumber = Field(ge=1, le=2**50, description="of the whole archive", examples=[5_000_000_000])
+
+
+class UploadState(Record):
+    """How far an upload in parts is. Its id is its job's."""
+
+    id: str
+    state: "JobState"
+    bucket: str
+    name: str
+    num_bytes: int
+    part_bytes: int  #: of each part but the last
+    num_parts: int
+    missing: tuple[int, ...]  #: numbers of the parts that have not arrived
+
+
+class UploadPart(Record):
+    """A part that has arrived."""
+
+    number: int
+    num_bytes: int
+    sha256: Sha256
 
 
 class Job(Record):
@@ -258,6 +295,56 @@ class BucketSummary(Record):
     num_shards: int
     num_bytes: int
     num_images_labeled: int  #: by the champion
+
+
+class Recall(Record):
+    """What deleting a bucket removed, or would remove, and which models it concerns."""
+
+    bucket: str
+    dry_run: bool  #: nothing was removed
+    num_images: int
+    num_shards: int
+    num_bytes: int  #: of the shards
+    num_label_sets: int
+    num_jobs: int  #: that had not ended, and end failed with ``bucket_deleted``
+    models: tuple[str, ...]  #: versions whose pseudo-labels were selected from the bucket's label sets
+    descendants: tuple[str, ...]  #: versions taught by those, and so on
+
+
+# -- exports ------------------------------------------------------------------------------------
+
+
+class ExportFormat(enum.StrEnum):
+    PARQUET = "parquet"  #: the pseudo-labels alone, as tables
+    WEBDATASET = "webdataset"  #: tars of images, each with its pseudo-label as JSON beside it
+    IMAGEFOLDER = "imagefolder"  #: tars of one folder a class
+    HUGGINGFACE = "huggingface"  #: tars of images with metadata.csv, the `imagefolder` layout of `datasets`
+
+
+class ExportRequest(Record):
+    """Which pseudo-labels to export, and how."""
+
+    format: ExportFormat = Field(ExportFormat.PARQUET, examples=["imagefolder"])
+    bucket: str | None = Field(None, pattern=BUCKET_PATTERN, description="only of this bucket; null: of all")
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = Field(
+        (), max_length=10_000, description="only of these classes, by name; empty: of all", examples=[["t-shirt"]]
+    )
+    min_confidence: Probability = Field(0.0, description="only those at least so confident", examples=[0.9])
+    teacher: VersionId | None = Field(
+        None, description="whose pseudo-labels; null: the champion's, or the generation's"
+    )
+    generation: Annotated[WholeNumber, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="only what this generation selected to train on; null: all that was labeled"
+    )
+
+
+class ExportFile(Record):
+    """One file of an export."""
+
+    name: str
+    num_bytes: int
+    sha256: Sha256
+    num_rows: int  #: pseudo-labels in it
 
 
 # -- models -------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The environment of a child process that shall have these settings: this process' own, and them."""
-        ours = {f"UNDERSTUDY_{name.upper()}": str(value) for name, value in self.model_dump().items()}
+        said = {name: value for name, value in self.model_dump().items() if name != "heartbeat_file"}  # each its own
+        ours = {f"UNDERSTUDY_{name.upper()}": str(value) for name, value in said.items()}
         return dict(os.environ) | ours
 
 
@@ -134,7 +135,13 @@ class ServiceSettings(Settings):
         return self.listen_fd >= 0
 
 
-class WorkerSettings(Settings):
+class BackgroundSettings(Settings):
+    """What programs need besides that serve nobody."""
+
+    heartbeat_file: Path | None = Field(None, description="touched while the program lives, for health checks")
+
+
+class WorkerSettings(BackgroundSettings):
     """What ``python -m worker`` needs besides."""
 
     concurrency: int = Field(1, ge=1, description="pool processes; one an accelerator")
@@ -154,7 +161,7 @@ class WorkerSettings(Settings):
     source_bytes: int = Field(64 * 2**30, ge=1, description="largest archive that is fetched from a remote source")
 
 
-class TrainerSettings(Settings):
+class TrainerSettings(BackgroundSettings):
     """What ``python -m trainer`` needs besides."""
 
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps")

@@ -20,9 +20,9 @@ _SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bm
 class ShardWriter:
     """Collects images into one tar on local disk. ``seal`` moves it into the store, manifest last."""
 
-    def __init__(self, path: Path, *, split: str, bucket: str | None = None) -> None:
+    def __init__(self, path: Path, *, split: str, bucket: str | None = None, folder: str | None = None) -> None:
         self._path = path
-        self._split, self._bucket = split, bucket
+        self._split, self._bucket, self._folder = split, bucket, bucket if folder is None else folder
         self._members: list[ShardMember] = []
         self._file = path.open("wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
@@ -62,7 +62,7 @@ class ShardWriter:
         """Write the tar, then the manifest. Sealing the same images again changes nothing."""
         self.close()
         sha256 = sha256_of(self._path)
-        key = shard_key(self._split, self._bucket, sha256)
+        key = shard_key(self._split, self._folder, sha256)
         manifest = ShardManifest(
             key=key, sha256=sha256, num_bytes=self._path.stat().st_size,
             split=self._split, bucket=self._bucket, members=self.members,

@@ -7,10 +7,11 @@ nowhere else. The only door to obstore; it says FileNotFoundError, not the vendo
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +42,11 @@ def fetched_key(job: str, attempt: int, index: int) -> str:
     return f"uploads/{job}/{attempt}-{index:06d}"
 
 
+def part_key(upload: str, number: int) -> str:
+    """One part of an upload that comes in parts."""
+    return f"{upload}-{number:06d}"
+
+
 def weights_key(sha256: str) -> str:
     """Pretrained weights that a client sent."""
     return f"weights/{sha256}.safetensors"
@@ -56,10 +62,25 @@ def quarantine_key(job: str, index: int) -> str:
     return f"quarantine/{job}/{index:09d}"
 
 
-def shard_key(split: str, bucket: str | None, sha256: str) -> str:
+def bucket_folder(bucket: str, token: str) -> str:
+    """Where a bucket's shards and label sets lie: no other bucket's, not even of one of its name after its deletion."""
+    return f"{bucket}@{token}" if token else bucket
+
+
+def shard_key(split: str, folder: str | None, sha256: str) -> str:
     """A shard's tar, named by its content: two programs that seal the same images write the same object."""
-    place = f"shards/{bucket}" if bucket is not None else split
+    place = f"shards/{folder}" if folder is not None else split
     return f"{place}/{sha256[:32]}.tar"
+
+
+def shards_prefix(folder: str) -> str:
+    """Of the keys of all of a bucket's shards and manifests."""
+    return f"shards/{folder}/"
+
+
+def labels_prefix(version: str, folder: str) -> str:
+    """Of the keys of all label sets of a bucket by one teacher."""
+    return f"labels/{version}/{folder}/"
 
 
 def manifest_key(shard: str) -> str:
@@ -80,6 +101,16 @@ def generation_key(number: int, name: str) -> str:
 def model_key(version: str, name: str) -> str:
     """``model.onnx``, ``weights.safetensors`` or ``card.json`` of a version."""
     return f"models/{version}/{name}"
+
+
+def export_key(job: str, name: str) -> str:
+    """What an export keeps for itself: its plan, its parts' records, and at last its manifest."""
+    return f"exports/{job}/{name}"
+
+
+def export_file_key(job: str, name: str) -> str:
+    """A file of an export that is for others."""
+    return f"exports/{job}/files/{name}"
 
 
 # -- the store ------------------------------------------------------------------------------------
@@ -124,6 +155,15 @@ class Store:
         if self._root is not None:
             return (self._root / key).open("rb")
         return _Reader(obstore.open_reader(self._store, key))  # type: ignore[return-value]
+
+    def open_parts(self, keys: Sequence[str], part_bytes: int) -> IO[bytes]:
+        """A seekable reader over objects as if they were one; each but the last has ``part_bytes`` bytes.
+
+        Raises FileNotFoundError for an empty list, and when it comes to an object that is not there.
+        """
+        if not keys:
+            raise FileNotFoundError("no parts")
+        return io.BufferedReader(_Parts(self, keys, part_bytes), PART_BYTES // 8)
 
     def exists(self, key: str) -> bool:
         """Whether the object is there, and therefore whole."""
@@ -213,6 +253,89 @@ class Store:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+class _Parts(io.RawIOBase):
+    """One object after the other, one open at a time."""
+
+    def __init__(self, store: Store, keys: Sequence[str], part_bytes: int) -> None:
+        self._store, self._keys, self._part_bytes = store, keys, part_bytes
+        self._at, self._end, self._number = 0, 0, -1
+        self._part: IO[bytes] | None = None
+        self._turn_to(len(keys) - 1)
+        assert self._part is not None
+        self._end = (len(keys) - 1) * part_bytes + self._part.seek(0, io.SEEK_END)
+
+    def readinto(self, buffer: Any) -> int:
+        number, inside = divmod(self._at, self._part_bytes)
+        if self._at >= self._end:
+            return 0
+        self._turn_to(number)
+        assert self._part is not None
+        self._part.seek(inside)
+        data = self._part.read(min(len(buffer), self._part_bytes - inside))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if self._part is not None:
+            self._part.close()
+        super().close()
+
+    def _turn_to(self, number: int) -> None:
+        if number == self._number:
+            return
+        if self._part is not None:
+            self._part.close()
+        self._part, self._number = self._store.open(self._keys[number]), number
+
+
+class _Reader:
+    """Gives obstore's reader the ``bytes`` that zipfile, tarfile and pyarrow expect of a file."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self.seek, self.tell, self.close = reader.seek, reader.tell, reader.close
+        self.mode, self.closed = "rb", False
+
+    def read(self, size: int | None = None) -> bytes:
+        """Up to ``size`` bytes; all that is left if None or negative."""
+        return bytes(self._reader.readall() if size is None or size < 0 else self._reader.read(size))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- others' stores -------------------------------------------------------------------------------
@@ -317,37 +440,3 @@ def _in_words(error: Exception) -> str:
 
 def _listed(meta: Any) -> Listed:
     return Listed(str(meta["path"]), int(meta["size"]), meta["e_tag"], meta["last_modified"].timestamp())
-
-
-class _Reader:
-    """Gives obstore's reader the ``bytes`` that zipfile, tarfile and pyarrow expect of a file."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-        self.seek, self.tell, self.close = reader.seek, reader.tell, reader.close
-        self.mode, self.closed = "rb", False
-
-    def read(self, size: int | None = None) -> bytes:
-        """Up to ``size`` bytes; all that is left if None or negative."""
-        return bytes(self._reader.readall() if size is None or size < 0 else self._reader.read(size))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def __enter__(self) -> "_Reader":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def sha256_of(path: Path) -> str:
-    """The sha-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The Celery application of a worker: two tasks, each an id and a function that never raises.
+"""The Celery application of a worker: three tasks, each an id and a function that never raises.
 
 The parent of the pool imports and opens as little as it can, because what it holds is forked.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from billiard import current_process
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import heartbeat_sent, worker_process_init
 
-from understudy import messages, settings
+from understudy import heartbeat, messages, settings
 from understudy.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 def build(read: WorkerSettings) -> Celery:
     """The application with its tasks. Nothing is opened before a child begins."""
     app = messages.celery_app(read.broker_url)
+    # Celery sends it every other second from the loop that takes messages, while that is connected to Redis.
+    heartbeat_sent.connect(lambda **_: heartbeat.beat(read.heartbeat_file), weak=False)
 
     @functools.cache
     def resources() -> "Resources":  # a child's own; it keeps them, and the engine, until it ends
@@ -45,6 +47,12 @@ def build(read: WorkerSettings) -> Celery:
         from worker.label import label
 
         _answer(lambda: label(resources(), label_set_id))
+
+    @app.task(name=messages.EXPORT)  # type: ignore[untyped-decorator]
+    def export(job_id: str) -> None:
+        from worker.export import export
+
+        _answer(lambda: export(resources(), job_id))
 
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def begin(**_: object) -> None:

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from understudy import messages, quarantine
-from understudy.catalog import Catalog, claims, generations, jobs, shards
+from understudy import heartbeat, messages, quarantine
+from understudy.catalog import Catalog, buckets, claims, generations, idempotency, jobs, shards
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.errors import NotFound
 from understudy.records import JobKind, Problem
 from understudy.settings import WorkerSettings
-from understudy.store import Store
+from understudy.store import Store, labels_prefix, shards_prefix
 
 log = logging.getLogger(__name__)
 
 #: A service shows an arriving upload's progress each second; after ten minutes without, it is dead.
 UPLOAD_SILENCE_S = 600.0
+#: An upload in parts waits for its client to come back; a laptop that was closed over night does.
+UPLOAD_IN_PARTS_SILENCE_S = 24 * 3600.0
 #: What a worker could not do three times an hour ago may be possible by now.
 RETRY_LABELS_S = 3600.0
 #: Rings in a round and a queue. They are only sent into an empty queue, so it stays as short as this.
@@ -31,6 +33,7 @@ MAX_RINGS = 1000
 DELETED_AT_ONCE = 100
 
 _IS_UNPACKED = JobRow.kind.in_([JobKind.INGEST, JobKind.LABELED, JobKind.SYNC, JobKind.FETCH])
+_IS_EXPORT = JobRow.kind == JobKind.EXPORT
 _IS_GENERATION = JobRow.kind == JobKind.GENERATION
 
 
@@ -41,6 +44,7 @@ def run(catalog: Catalog, store: Store, app: Celery, settings: WorkerSettings, s
     except Exception:
         log.exception("what retired teachers left behind was not swept; the next start tries again")
     while not stopped.is_set():
+        heartbeat.beat(settings.heartbeat_file)
         try:
             reconcile(catalog, store, app, settings)
         except Exception:  # the catalog or the store is away: the next round tries again
@@ -58,12 +62,15 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     # 1. What killed its holder too often is set aside. A trainer may die more often: it resumes.
     _report("label set", claims.set_aside(catalog, LabelSetRow, max_attempts=shards.LABEL_ATTEMPTS))
     _report("job", claims.set_aside(catalog, JobRow, where=_IS_UNPACKED))
+    _report("export", claims.set_aside(catalog, JobRow, where=_IS_EXPORT))
     attempts = generations.MAX_ATTEMPTS
     _report("generation's job", claims.set_aside(catalog, JobRow, where=_IS_GENERATION, max_attempts=attempts))
 
     # 2. Uploads whose service died end their jobs.
-    for job in jobs.stale_uploads(catalog, older_than_s=UPLOAD_SILENCE_S):
-        detail = f"nothing arrived for {UPLOAD_SILENCE_S:.0f} s; send the upload again"
+    for job in jobs.stale_uploads(
+        catalog, older_than_s=UPLOAD_SILENCE_S, in_parts_older_than_s=UPLOAD_IN_PARTS_SILENCE_S
+    ):
+        detail = "nothing has arrived for too long; send the upload again"
         jobs.fail_upload(catalog, job.id, Problem(code="upload_broken", detail=detail))
         log.warning("the upload of job %s broke off", job.id)
 
@@ -77,6 +84,7 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
 
     # 5. Ring for what waits.
     _ring_overdue(app, messages.UNPACK, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_UNPACKED))
+    _ring_overdue(app, messages.EXPORT, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_EXPORT))
     tries = shards.LABEL_ATTEMPTS
     _ring_overdue(
         app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS, max_attempts=tries)
@@ -86,6 +94,8 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     sweep_uploads(catalog, store)
     quarantine.sweep(catalog, store)
     store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
+    sweep_recalls(catalog, store)
+    idempotency.forget_old(catalog)
 
     # 7. The label sets of teachers that are long past go, if the settings say so.
     sweep_labels(catalog, store, keep_teachers=settings.keep_teachers)
@@ -129,6 +139,16 @@ def _ring_overdue(app: Celery, task: str, overdue: Callable[[], list[str | int]]
     for work_id in overdue():
         if not messages.ring(app, task, work_id):
             return
+
+
+def sweep_recalls(catalog: Catalog, store: Store) -> None:
+    """Delete the objects of deleted buckets, again and again until nobody can be writing there any more."""
+    for recall in buckets.unswept(catalog):
+        prefixes = [shards_prefix(recall.folder), *(labels_prefix(each, recall.folder) for each in recall.versions)]
+        for prefix in prefixes:
+            for key in store.list(prefix):
+                store.delete(key)
+        buckets.swept(catalog, recall)
 
 
 def sweep_uploads(catalog: Catalog, store: Store) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from understudy import images, messages
-from understudy.catalog import fingerprints, shards
+from understudy.catalog import buckets, fingerprints, shards
 from understudy.catalog.claims import Claim
 from understudy.catalog.shards import AlreadyThere, Known
 from understudy.records import ReceiptEntry, ShardMember
@@ -35,6 +35,8 @@ class Sealer:
         split: str,
         bucket: str | None = None,
     ) -> None:
+        # Asked once an attempt: a bucket that is deleted ends it, and one that is made again has another folder.
+        self._bucket_folder = None if bucket is None else buckets.folder(resources.catalog, bucket)
         self._resources, self._claim, self._folder = resources, claim, folder
         self._receipt, self._rejudge = receipt, rejudge
         self._split, self._bucket = split, bucket
@@ -118,4 +120,4 @@ class Sealer:
         return self._folder / f"{self._split}-{self._num_files}.tar"
 
     def _new_writer(self) -> ShardWriter:
-        return ShardWriter(self._path, split=self._split, bucket=self._bucket)
+        return ShardWriter(self._path, split=self._split, bucket=self._bucket, folder=self._bucket_folder)

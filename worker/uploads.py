@@ -6,11 +6,11 @@ It knows where uploads lie and what an archive is; not what becomes of an entry.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import IO, Literal
 
 from understudy.errors import ArchiveRefused
 from understudy.records import Job, Upload
-from understudy.store import Store
+from understudy.store import Store, part_key
 from worker import archives, entries
 from worker.archives import Archive
 from worker.entries import Entry, Folder
@@ -67,7 +67,7 @@ def _opened(store: Store, upload: Upload, *, is_alone: bool) -> Iterator[Archive
     if upload.problem is not None:  # there is nothing in the store
         yield Archive(iter([Entry(upload.name, refusal=upload.problem)]), 1)
         return
-    with store.open(upload.key) as file:
+    with _bytes_of(store, upload) as file:
         try:
             archive = archives.read(file, upload.name)
         except ArchiveRefused as refused:
@@ -77,3 +77,9 @@ def _opened(store: Store, upload: Upload, *, is_alone: bool) -> Iterator[Archive
                 raise
             archive = Archive(iter([entries.refused(upload.name, refused.code, str(refused))]), 1)
         yield archive
+
+
+def _bytes_of(store: Store, upload: Upload) -> IO[bytes]:
+    if upload.part_bytes is None:
+        return store.open(upload.key)
+    return store.open_parts([part_key(upload.key, number) for number in range(upload.num_parts)], upload.part_bytes)

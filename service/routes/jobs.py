@@ -12,7 +12,7 @@ from service.state import Service, State
 from understudy import labels, messages, quarantine
 from understudy.catalog import jobs
 from understudy.errors import NotFound
-from understudy.records import NAME_PATTERN, Job, Outcome, ReceiptEntry
+from understudy.records import NAME_PATTERN, Job, JobKind, Outcome, ReceiptEntry
 from understudy.store import quarantine_key
 
 router = APIRouter(tags=["jobs"])
@@ -41,7 +41,8 @@ def job(service: Service, job_id: JobId) -> Job:
 def retry(service: Service, job_id: JobId) -> Job:
     """Queue an upload again that failed by a fault of ours (`worker_fault`, `gave_up`): its bytes are kept."""
     job = jobs.retry(service.catalog, job_id)
-    service.bell.submit(messages.ring, service.queue, messages.UNPACK, job.id)
+    task = messages.EXPORT if job.kind == JobKind.EXPORT else messages.UNPACK
+    service.bell.submit(messages.ring, service.queue, task, job.id)
     return job
 
 

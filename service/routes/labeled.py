@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from service import examples, uploads
-from service.problems import RESPONSES
+from service.clients import Actor
+from service.idempotency import IdempotencyKey, key_of
+from service.problems import RESPONSES, may_be
 from service.routes.ingest import UPLOAD_BODIES
 from service.schemas import Weights
 from service.state import Service
@@ -29,12 +31,15 @@ MAX_HEADER_BYTES = 100_000_000
     "/labeled",
     status_code=202,
     openapi_extra=UPLOAD_BODIES,
-    responses=RESPONSES | examples.of(202, examples.LABELED_JOB, "The bytes are safe; a job works on them."),
+    responses=RESPONSES
+    | may_be(409)
+    | examples.of(202, examples.LABELED_JOB, "The bytes are safe; a job works on them."),
 )
 async def labeled(
     request: Request,
     response: Response,
     service: Service,
+    actor: Actor,
     holdout_fraction: Annotated[
         float | None,
         Query(
@@ -51,6 +56,7 @@ async def labeled(
     ] = "{}",
     weights: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="from POST /weights")] = None,
     seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    key: IdempotencyKey = None,
 ) -> Job:
     """Take human-labeled images: an archive with one folder a class, raw or as multipart file `labeled`.
 
@@ -59,7 +65,9 @@ async def labeled(
     """
     asked = _asked(student=student, recipe=recipe, overrides=_fields(overrides), weights=weights, seed=seed)
     params = {"holdout_fraction": holdout_fraction, "request": asked.model_dump(mode="json")}
-    job = await uploads.receive(request, service, JobKind.LABELED, params=params, split="labeled")
+    job = await uploads.receive(
+        request, service, JobKind.LABELED, params=params, split="labeled", key=key_of(actor, "labeled", key)
+    )
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 

@@ -7,14 +7,40 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from service.app import create_app
-from service.routes import classify, deployments, health, infer, ingest, jobs, labeled, models, sources
+from service.routes import (
+    buckets,
+    classify,
+    deployments,
+    exports,
+    health,
+    infer,
+    ingest,
+    jobs,
+    labeled,
+    models,
+    sources,
+    uploads,
+)
 from understudy import settings
 from understudy.settings import ServiceSettings
 
 APP = create_app(settings.read(ServiceSettings))
 ROUTES: list[APIRoute] = [
     route
-    for noun in (classify, deployments, health, infer, ingest, jobs, labeled, models, sources)
+    for noun in (
+        buckets,
+        classify,
+        deployments,
+        exports,
+        health,
+        infer,
+        ingest,
+        jobs,
+        labeled,
+        models,
+        sources,
+        uploads,
+    )
     for route in noun.router.routes
     if isinstance(route, APIRoute)
 ]

@@ -21,7 +21,7 @@ from understudy import cli, local
 from understudy.catalog import Catalog
 from understudy.errors import UnderstudyError
 from understudy.records import Job, JobState
-from understudy.store import Store, upload_key
+from understudy.store import Store, part_key, upload_key
 from understudy.testing import picture
 
 COMMANDS = typer.main.get_command(cli.app)
@@ -153,7 +153,7 @@ def test_ingest_without_waiting_prints_the_job(
     printed = run("ingest", archive, "--no-wait").stdout.split()
 
     assert printed[0] == "job"
-    assert opened[1].get(upload_key(printed[1], 0)) == archive.read_bytes()
+    assert opened[1].get(part_key(upload_key(printed[1], 0), 0)) == archive.read_bytes()
 
 
 def test_a_lines_program_and_its_text_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]):

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import update
 
 from understudy import messages, registry
-from understudy.catalog import claims, generations, jobs, shards, versions
+from understudy.catalog import buckets, claims, generations, jobs, shards, versions
 from understudy.catalog.tables import GenerationRow, JobRow, LabelSetRow
 from understudy.records import JobKind, JobState
 from understudy.store import upload_key
@@ -200,3 +200,37 @@ def test_nothing_is_deleted_while_a_generation_is_under_way(resources, send, rec
     with resources.catalog.write() as session:
         session.execute(update(JobRow).where(JobRow.id == job.id).values(state=JobState.SUCCEEDED))
     assert shards.retired_teachers(resources.catalog, keep=1) == [old]
+
+
+def test_nothing_is_left_of_a_deleted_bucket(resources, send, app, champion, reconcile_once):
+    """Shards, manifests and label sets go, those of another bucket of the same beginning stay."""
+    for bucket, image in (("b", GOOD[0]), ("b2", GOOD[1])):
+        unpack(resources, send(image, bucket=bucket).id)
+    reconcile_once()
+    for label_set in claims.overdue(resources.catalog, LabelSetRow, limit=9):
+        label(resources, label_set)
+    of_b2 = [key for key in resources.store.list("") if "/b2@" in key]
+    assert len(of_b2) == 3  # tar, manifest, label set
+
+    buckets.delete_bucket(resources.catalog, "b", actor="test")
+    reconcile_once()
+
+    left = [key for key in resources.store.list("") if key.startswith(("shards/", "labels/"))]
+    assert sorted(left) == sorted(of_b2)
+    assert [b.name for b in shards.buckets(resources.catalog)] == ["b2"]
+
+
+def test_a_bucket_deleted_while_it_is_labeled_leaves_no_label_set(resources, send, app, champion, reconcile_once):
+    """The worker publishes nothing, and the object that it wrote is gone."""
+    unpack(resources, send(GOOD[0], bucket="b").id)
+    (wanted,) = claims.overdue(resources.catalog, LabelSetRow, limit=9)
+
+    def delete_then_engine(version):
+        buckets.delete_bucket(resources.catalog, "b", actor="test")
+        return type(resources).engine(resources, version)
+
+    resources.engine = delete_then_engine
+    label(resources, wanted)
+
+    assert resources.store.list("labels/") == []
+    assert shards.published_labels(resources.catalog, champion.version) == []

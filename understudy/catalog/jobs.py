@@ -3,12 +3,13 @@
 import secrets
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import claims
+from understudy.catalog import claims, idempotency
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
+from understudy.catalog.idempotency import Key
 from understudy.catalog.tables import BucketRow, JobRow
 from understudy.errors import Conflict, NotFound
 from understudy.records import Job, JobKind, JobState, Problem, Upload
@@ -47,13 +48,33 @@ def open_upload(catalog: Catalog, kind: JobKind, *, bucket: str | None = None, p
     return get(catalog, job_id)
 
 
-def received(catalog: Catalog, job_id: str, uploads: list[Upload]) -> Job:
+def open_job(
+    catalog: Catalog, kind: JobKind, *, params: dict[str, Any], key: Key | None = None, fingerprint: str = ""
+) -> Job:
+    """Queue a job that needs no upload; with an idempotency key that is bound already, give the job of that."""
+    job_id = new_id()
+    with catalog.write() as session:
+        insert_job(session, job_id, kind, JobState.QUEUED, params=params)
+        bound = job_id if key is None else idempotency.bind(session, key, fingerprint, job_id)
+        if bound != job_id:
+            session.execute(delete(JobRow).where(JobRow.id == job_id))
+    return get(catalog, bound)
+
+
+def received(
+    catalog: Catalog, job_id: str, uploads: list[Upload], *, key: Key | None = None, fingerprint: str = ""
+) -> Job:
     """The upload is in the store: the job may be claimed from now on.
 
-    Raises NotFound, and Conflict if the job has ended meanwhile, as a stale upload does.
+    With an idempotency key that another job has taken meanwhile, this one is no more, and the answer is the
+    other. Raises NotFound, and Conflict if the job has ended meanwhile, as a stale upload does.
     """
     params = get(catalog, job_id).params | {"uploads": [u.model_dump() for u in uploads]}
     with catalog.write() as session:
+        bound = job_id if key is None else idempotency.bind(session, key, fingerprint, job_id)
+        if bound != job_id:
+            session.execute(delete(JobRow).where(JobRow.id == job_id, JobRow.state == JobState.RECEIVING))
+            return to_record(session.get_one(JobRow, bound))
         arrived = session.execute(
             update(JobRow)
             .where(JobRow.id == job_id, JobRow.state == JobState.RECEIVING)
@@ -74,13 +95,21 @@ def fail_upload(catalog: Catalog, job_id: str, problem: Problem) -> None:
         )
 
 
-def stale_uploads(catalog: Catalog, *, older_than_s: float) -> list[Job]:
-    """Jobs whose upload has said nothing for so long that its service must have died."""
+def stale_uploads(catalog: Catalog, *, older_than_s: float, in_parts_older_than_s: float | None = None) -> list[Job]:
+    """Jobs whose upload has said nothing for so long that its service must have died.
+
+    One that comes in parts outlives its client and its service, and is given longer (None: as long as the others).
+    """
+    silent = [
+        (older_than_s, lambda job: "resumable" not in job.params),
+        (in_parts_older_than_s or older_than_s, lambda job: "resumable" in job.params),
+    ]
+    found: list[Job] = []
     with catalog.read() as session:
-        rows = session.scalars(
-            select(JobRow).where(JobRow.state == JobState.RECEIVING, JobRow.updated_at < now() - older_than_s)
-        )
-        return [to_record(row) for row in rows]
+        for seconds, is_meant in silent:
+            is_silent = (JobRow.state == JobState.RECEIVING, JobRow.updated_at < now() - seconds)
+            found += filter(is_meant, map(to_record, session.scalars(select(JobRow).where(*is_silent))))
+    return found
 
 
 def touch_upload(catalog: Catalog, job_id: str, num_bytes: int) -> None:

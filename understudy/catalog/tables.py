@@ -4,6 +4,7 @@ Times are seconds since 1970 as a float, always by the database's own clock (``d
 that leases do not depend on any program's clock.
 """
 
+import secrets
 from typing import Any
 
 from sqlalchemy import (
@@ -56,6 +57,8 @@ class Claimable:
 class BucketRow(Base):
     __tablename__ = "buckets"
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    # Part of its objects' keys, so that a bucket made again after its deletion shares no object with the first.
+    token: Mapped[str] = mapped_column(String(16), default=lambda: secrets.token_hex(4), server_default="")
     created_at: Mapped[float]
     labeled_at: Mapped[float | None]  # when a worker last took one of its shards to label
 
@@ -164,6 +167,7 @@ class LabelSetRow(Claimable, Base):
             sqlite_where=text(IS_OPEN),
             postgresql_where=text(IS_OPEN),
         ),
+        {"sqlite_autoincrement": True},  # the id of a deleted row is no other's: late workers hold it still
     )
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     state: Mapped[JobState] = mapped_column(String(16))
@@ -247,6 +251,27 @@ class ChampionRow(Base):
     at: Mapped[float]
     reason: Mapped[str] = mapped_column(String(1000))
     actor: Mapped[str] = mapped_column(String(200))
+
+
+class IdempotencyRow(Base):
+    """Which job a client's request made, so that the same request sent again makes no second."""
+
+    __tablename__ = "idempotency_keys"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of who, what and the key
+    fingerprint: Mapped[str] = mapped_column(String(64))  # SHA-256 of what was sent
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[float] = mapped_column(index=True)
+
+
+class RecallRow(Base):
+    """A bucket that was deleted: what of it is still to be removed from the store."""
+
+    __tablename__ = "recalls"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    folder: Mapped[str] = mapped_column(String(100))  # of its shards and label sets
+    actor: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[float]
+    swept_at: Mapped[float | None] = mapped_column(index=True)  # NULL: late writers may still leave something
 
 
 class ApiKeyRow(Base):

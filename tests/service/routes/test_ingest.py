@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from understudy import messages
-from understudy.catalog import Catalog
+from understudy.catalog import Catalog, jobs
+from understudy.catalog.idempotency import Key
+from understudy.records import JobKind
 from understudy.settings import ServiceSettings
 from understudy.store import Store
 from understudy.testing import picture
@@ -120,3 +122,46 @@ def test_a_generation_without_a_labeled_set_says_what_is_missing(http: httpx.Cli
     answer = http.post("/generations", json={})
     assert answer.status_code == 503
     assert "understudy init" in answer.json()["detail"]
+
+
+def test_the_same_request_with_the_same_key_is_one_job(http: httpx.Client, opened: Opened):
+    """Raw or as a form, whose boundary is another each time; what came second is not kept."""
+    headers = {"Idempotency-Key": "one"}
+    first, again = (http.post("/ingest?bucket=b", content=b"PK" * 99, headers=headers) for _ in range(2))
+    assert first.status_code == again.status_code == 202
+    assert first.json()["id"] == again.json()["id"]
+    headers = {"Idempotency-Key": "two"}
+    files = [("file", (f"{i}.png", picture(i, 3))) for i in range(2)]
+    first, again = (http.post("/ingest?bucket=b", files=files, headers=headers) for _ in range(2))
+    assert first.json()["id"] == again.json()["id"]
+    assert len(http.get("/jobs").json()["items"]) == 2
+    assert len(opened[1].list("uploads/")) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "body"), [("bucket=b", b"other"), ("bucket=c", b"PK" * 99), ("bucket=b&name=x", b"PK" * 99)]
+)
+def test_another_request_with_the_same_key_is_refused(http: httpx.Client, query: str, body: bytes):
+    """Other bytes, another bucket, another name: 409, and the first job stays what it was."""
+    headers = {"Idempotency-Key": "one"}
+    http.post("/ingest?bucket=b", content=b"PK" * 99, headers=headers)
+    answer = http.post(f"/ingest?{query}", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_mismatch")
+    assert len(http.get("/jobs").json()["items"]) == 1
+
+
+def test_an_upload_that_broke_off_does_not_use_up_its_key(http: httpx.Client):
+    """The empty one is refused; the whole one that follows is taken."""
+    headers = {"Idempotency-Key": "one"}
+    assert http.post("/ingest?bucket=b", content=b"", headers=headers).status_code == 422
+    assert http.post("/ingest?bucket=b", content=b"PK", headers=headers).status_code == 202
+
+
+def test_twins_that_arrive_at_once_are_one_job(http: httpx.Client, opened: Opened):
+    """Neither has found the other before its own end."""
+    catalog, _ = opened
+    ids = [jobs.open_upload(catalog, JobKind.INGEST, bucket="b", params={}).id for _ in range(2)]
+    key = Key.of("anonymous", "ingest", "k")
+    settled = [jobs.received(catalog, each, [], key=key, fingerprint="f").id for each in ids]
+    assert settled == [ids[0], ids[0]]
+    assert [job.id for job in jobs.recent(catalog, limit=9)] == [ids[0]]

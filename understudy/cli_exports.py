@@ -1,0 +1,114 @@
+"""``understudy export``: pseudo-labels and their images into a local folder.
+
+The service writes the files, here they are downloaded, checked, and unpacked where they are folders. Killed at any
+point, the same command goes on where it was: what the folder is of, a file in it says.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TransferSpeedColumn as Speed
+
+from understudy.client import DEFAULT_URL, Client
+from understudy.errors import Conflict, UnderstudyError
+from understudy.records import ExportFile, ExportFormat, ExportRequest, Job, JobState
+
+app = typer.Typer()
+console = Console()
+errors = Console(stderr=True)
+
+#: While it is there, the folder is not complete.
+UNFINISHED = ".understudy-export.json"
+#: What comes as tars of folders, and is to be folders.
+UNPACKED = frozenset({ExportFormat.IMAGEFOLDER, ExportFormat.HUGGINGFACE})
+
+Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
+]
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(file_okay=False, help="Folder to write to: new, empty, or one to go on with.")],
+    format: Annotated[ExportFormat, typer.Option(help="What the files are.")] = ExportFormat.PARQUET,
+    bucket: Annotated[str | None, typer.Option(help="Only of this bucket.")] = None,
+    class_: Annotated[list[str] | None, typer.Option("--class", help="Only of this class; may be repeated.")] = None,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Only what is at least so confident.")] = 0.0,
+    teacher: Annotated[str | None, typer.Option(help="Whose pseudo-labels; default: the champion's.")] = None,
+    generation: Annotated[int | None, typer.Option(min=0, help="Only what this generation selected.")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Export pseudo-labels, with their images or without, into a folder; every file is checked by its sha-256.
+
+    Formats: parquet (labels only), webdataset (tars), imagefolder (a folder a class), huggingface (for
+    `load_dataset("imagefolder", data_dir=...)`).
+    """
+    request = ExportRequest(
+        format=format,
+        bucket=bucket,
+        classes=tuple(class_ or ()),
+        min_confidence=min_confidence,
+        teacher=teacher,
+        generation=generation,
+    )
+    with Client(url, key=key) as client:
+        job = _written(client, _begun(client, request, to))
+        files = list(client.export_files(job.id))
+        _download(client, job.id, files, to, unpack=format in UNPACKED)
+    (to / UNFINISHED).unlink()
+    num_rows = sum(file.num_rows for file in files)
+    console.print(f"{num_rows:,} pseudo-labels in {to}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _begun(client: Client, request: ExportRequest, to: Path) -> Job:
+    """The export that the folder is of already, or a new one."""
+    note = to / UNFINISHED
+    asked = request.model_dump(mode="json")
+    if note.exists():
+        before = json.loads(note.read_text())
+        if before["request"] != asked:
+            raise Conflict(f"{to} is of another export that is not complete; choose another folder, or empty it")
+        return client.job(before["id"])
+    if to.exists() and any(to.iterdir()):
+        raise Conflict(f"{to} is not empty; choose another folder")
+    job = client.export(request)
+    to.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"id": job.id, "request": asked}))
+    return job
+
+
+def _written(client: Client, job: Job) -> Job:
+    columns = (TextColumn("writing the export"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task("", total=None)
+        ended = client.wait_for_job(job.id, lambda j: bar.update(task, completed=j.done, total=j.total))
+    if ended.state == JobState.FAILED:
+        why = f"{ended.problem.detail} ({ended.problem.code})" if ended.problem else "see the log"
+        raise UnderstudyError(f"export {job.id} failed: {why}")
+    return ended
+
+
+def _download(client: Client, export_id: str, files: list[ExportFile], to: Path, *, unpack: bool) -> None:
+    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task("", total=sum(file.num_bytes for file in files))
+        for file in files:
+            done = to / f".{file.name}.unpacked"
+            if not done.exists():
+                client.download(export_id, file, to / file.name)
+                if unpack and file.name.endswith(".tar"):
+                    with tarfile.open(to / file.name) as tar:
+                        tar.extractall(to, filter="data")  # the service made these names; a wrong one is refused
+                    done.touch()
+                    (to / file.name).unlink()
+            bar.advance(task, file.num_bytes)
+    for file in files:
+        (to / f".{file.name}.unpacked").unlink(missing_ok=True)
