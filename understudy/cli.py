@@ -132,7 +132,10 @@ def init(
 @app.command()
 def ingest(
     source: Annotated[
-        str, typer.Argument(help="A zip, a tar, a folder or an image; or an s3://, gs:// or https:// URL.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A zip, a tar, a folder or an image; or an s3://, gs:// or https:// URL."
+        ),
     ],
     bucket: Annotated[str, typer.Option(help="Where the images go; made if it is new.")] = "default",
     wait: Annotated[bool, typer.Option(help="Wait until the upload is unpacked.")] = True,
