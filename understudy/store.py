@@ -366,7 +366,10 @@ class ForeignStore:
         try:
             self._store = from_url(self._url, retry_config=_BRIEFLY)
         except obstore.exceptions.BaseError as error:
-            raise SourceRefused(f"{self._url} cannot be opened ({type(error).__name__})") from error
+            raise SourceRefused(
+                f"{self._url} cannot be opened ({type(error).__name__}): look at the credentials in the workers' environment",
+                code="source_forbidden",
+            ) from error
 
     def find(self, key: str) -> Listed | None:
         """One object. None: there is none of that key."""

@@ -1,6 +1,7 @@
 """Remote sources over a real S3 server and a real HTTPS server: what is new, once, whatever dies on the way."""
 
 import itertools
+import json
 import os
 from collections import Counter
 
@@ -195,6 +196,22 @@ def test_what_is_too_large_is_not_fetched_to_its_end(resources, put, prefix, pac
     put("c.png", GOOD[1])
     _, (child,) = run_all(resources, sources.add(resources.catalog, "photos", f"s3://understudy/{prefix}/"))
     assert [line.reason for line in receipt_of(child)] == ["too_large", None, None]
+
+
+def test_a_google_bucket_is_a_source_too(resources, bucket, prefix, tmp_path, monkeypatch):
+    """By Google's XML interface, which the S3 server speaks well enough, and its own variables."""
+    account = {
+        "gcs_base_url": os.environ["AWS_ENDPOINT_URL"], "disable_oauth": True,
+        "client_email": "", "private_key": "", "private_key_id": "",
+    }  # fmt: skip
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+    for name, data in (("a.png", GOOD[0]), ("b/c.png", GOOD[1])):  # nobody signs here, so all may read them
+        bucket.put_object(Bucket="understudy", Key=f"{prefix}/{name}", Body=data, ACL="public-read")
+    done, (child,) = run_all(resources, sources.add(resources.catalog, "photos", f"gs://understudy/{prefix}/"))
+    assert (done.result["listed"], child.result["accepted"]) == (2, 2)
+    done, _ = run_all(resources, sources.sync(resources.catalog, done.result["source"]))
+    assert (done.result["new"], done.result["unchanged"]) == (0, 2)
 
 
 def test_a_bucket_that_is_not_there_or_not_ours_fails_with_the_reason(resources, s3_url):

@@ -94,7 +94,7 @@ def delete_bucket(catalog: Catalog, name: str, *, actor: str) -> Extent:
         return removed
 
 
-def _forget_fingerprints(session: Session, sha256s: Select[tuple[str]]) -> None:
+def _forget_fingerprints(session: Session, sha256s: Select[str]) -> None:
     """Of images that go. One that stands for others, which are found by it alone, is kept: 64 bytes, and no picture."""
     another = aliased(FingerprintRow)
     session.execute(
