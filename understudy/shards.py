@@ -24,6 +24,7 @@ class ShardWriter:
         self._path = path
         self._split, self._bucket, self._folder = split, bucket, bucket if folder is None else folder
         self._members: list[ShardMember] = []
+        self._num_bytes = 0
         self._file = path.open("wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
@@ -33,7 +34,7 @@ class ShardWriter:
 
     @property
     def num_bytes(self) -> int:
-        return sum(m.num_bytes for m in self._members)
+        return self._num_bytes
 
     @property
     def members(self) -> tuple[ShardMember, ...]:
@@ -46,6 +47,7 @@ class ShardWriter:
         offset = self._tar.offset - _padded(len(data))
         if class_name is not None:
             self._append(f"{sha256}.cls.json", json.dumps(class_name).encode())
+        self._num_bytes += len(data)
         self._members.append(
             ShardMember(
                 sha256=sha256, name=name, offset=offset, num_bytes=len(data),

@@ -93,8 +93,8 @@ def insert(session: Session, images: Mapping[str, Known], *, split: str) -> None
     """
     known = {sha256: image.fingerprint for sha256, image in sorted(images.items()) if image.fingerprint}
     rows = [_row(sha256, images[sha256]) for sha256 in known]
-    for at in range(0, len(rows), ROWS_PER_STATEMENT):
-        session.execute(insert_or_ignore(session, FingerprintRow).values(rows[at : at + ROWS_PER_STATEMENT]))
+    if rows:  # as parameters: to compile a statement of a thousand rows takes longer than to run it
+        session.connection().execute(insert_or_ignore(session, FingerprintRow), rows)
     if split != "unlabeled":  # what a bucket holds as a copy of another image is found by itself from now on
         for row in rows:
             is_copy = (FingerprintRow.sha256 == row["sha256"]) & FingerprintRow.band_0.is_(None)

@@ -115,9 +115,9 @@ def seal(
         ]
         rows.sort(key=lambda row: row["sha256"])  # all in one order, so that two jobs never wait for each other
         sealed: set[str] = set()
-        for at in range(0, len(rows), ROWS_PER_STATEMENT):
-            some = insert_or_ignore(session, table).values(rows[at : at + ROWS_PER_STATEMENT])
-            sealed |= set(session.scalars(some.returning(table.sha256)))
+        if rows:  # as parameters: to compile a statement of a thousand rows takes longer than to run it
+            inserted = insert_or_ignore(session, table).returning(table.__table__.c.sha256)
+            sealed |= set(session.connection().scalars(inserted, rows))
         if len(sealed) < len(members):
             raise AlreadyThere({m.sha256 for m in members} - sealed)
         resemblances.insert(session, fingerprints or {}, split=manifest.split)
