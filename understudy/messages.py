@@ -44,6 +44,7 @@ def celery_app(broker_url: str) -> Celery:
         accept_content=["json"],
         task_annotations={LABEL: {"time_limit": TASK_LIMIT_S}},  # an upload may take as long as it is large
         worker_send_task_events=False,
+        worker_lost_wait=0.5,  # for a dead child's result, which nobody wants; until then its slot takes no other task
         worker_proc_alive_timeout=60,  # a child imports the engine's library before it answers
         worker_max_tasks_per_child=200,
         worker_max_memory_per_child=CHILD_MEMORY_KB,

@@ -152,17 +152,17 @@ def in_threads(*calls) -> None:
 
 def test_twenty_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world):
     """``kill -9`` of whoever holds a label set, at random moments; the next one is at work within seconds."""
-    version = world.promote(work=40)
-    world.send(160)
-    random_moment = random.Random(4)
+    version = world.promote(work=200)
+    world.send(120)
+    random_moment, killed = random.Random(4), set()
     with world.program("reconcile"), world.program():
-        for _ in range(20):
-            until(world.holders)
+        while len(killed) < 20:
+            until(lambda: set(world.holders()) - killed)
             threading.Event().wait(random_moment.uniform(0.0, 0.2))
-            for pid in world.holders():
-                with suppress(ProcessLookupError):  # it is dead, and nobody has followed it yet
-                    os.kill(pid, signal.SIGKILL)
-        until(lambda: world.num_done(version) == 40)
+            for pid in set(world.holders()) - killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: world.num_done(version) == 30)
     world.audit(version)
 
 
