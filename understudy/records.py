@@ -333,7 +333,7 @@ class ExportRequest(Record):
     teacher: VersionId | None = Field(
         None, description="whose pseudo-labels; null: the champion's, or the generation's"
     )
-    generation: Annotated[WholeNumber, Field(ge=0, lt=2**31)] | None = Field(
+    generation: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_as_number)] | None = Field(
         None, description="only what this generation selected to train on; null: all that was labeled"
     )
 

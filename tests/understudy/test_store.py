@@ -238,3 +238,21 @@ def test_the_sha256_of_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
 
     assert sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_objects_are_read_as_one_from_any_place(store):
+    """Parts of one length and a rest, over their borders, to the end and past it; an archive reader needs no more."""
+    data = bytes(range(256)) * 10
+    keys = [f"parts/{number}" for number in range(3)]
+    for number, key in enumerate(keys):
+        store.put(key, data[number * 1000 : (number + 1) * 1000])
+    with store.open_parts(keys, 1000) as file:
+        assert file.read() == data
+        assert file.seek(-1560, 2) == 1000
+        assert file.read(1) == data[1000:1001]
+        file.seek(990)
+        assert file.read(1020) == data[990:2010]
+        file.seek(5000)
+        assert file.read() == b""
+    with pytest.raises(FileNotFoundError):
+        store.open_parts([], 1000)
