@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 #: Signs that may differ. Photos saved again (JPEG at 30, WebP) or at half their size differ in at most this many in 99
 #: of 100, while no two of 2,100 different photos do, nor but 3 of 18 million pairs of Fashion-MNIST's 28 × 28 pixels,
-#: of which shirts look alike (benchmarks/pipeline/README.md). Crops by more than a hundredth are other pictures.
+#: of which shirts look alike (docs/ingest.md). Crops by more than a hundredth are other pictures.
 MAX_DISTANCE = 24
 #: Levels that a channel's mean may differ: the same shape in another colour may be another class.
 MAX_COLOUR_DIFFERENCE = 32

@@ -84,7 +84,7 @@ def _receipt_key(service: State, job_id: str) -> str:
 
 
 @router.get(
-    "/jobs/{job_id}/quarantine/{index}",
+    "/jobs/{job_id}/quarantine/{index:int}",
     response_class=Response,
     responses=may_be(404) | {200: {"content": {"application/octet-stream": {}}, "description": "The bytes as sent."}},
 )

@@ -66,7 +66,7 @@ def test_every_operation_says_what_it_does_and_what_its_parameters_mean(
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
 def test_every_example_fits_what_the_route_answers(path: str, method: str, operation: dict[str, Any]):
     """The example is parsed by the route's own answer type."""
-    (route,) = [r for r in ROUTES if r.path == path and method.upper() in r.methods]
+    (route,) = [r for r in ROUTES if r.path_format == path and method.upper() in r.methods]
     for status, response in operation["responses"].items():
         example = response.get("content", {}).get("application/json", {}).get("example")
         if example is not None:
