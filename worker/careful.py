@@ -111,6 +111,14 @@ class Classifier:
                 child.wait()
         return _in_words(status)
 
+    @property
+    def version(self) -> str:
+        return self._card.version
+
+    def close(self) -> None:
+        """End the child."""
+        self._end()
+
     def __enter__(self) -> Self:
         return self
 

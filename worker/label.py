@@ -116,6 +116,7 @@ class Turn:
         self._ended: Ended = queue.SimpleQueue()
         self._open: list[Labeling] = []
         self._is_stopped = False
+        self._care: careful.Classifier | None = None
 
     def run(self) -> int:
         """How many label sets were published. What cannot be finished is given back."""
@@ -130,6 +131,7 @@ class Turn:
                 attempts.answer(self._resources, each.claim, partial(_raise, error))
             raise
         finally:
+            self._end_care()
             for each in list(self._open):
                 each.close()
 
@@ -142,6 +144,7 @@ class Turn:
                 num_done += self._finish(labeling, partial(self._label_carefully, labeling))
                 following = self._next()
                 continue
+            self._end_care()
             engine = self._engine(labeling)
             if engine is None:  # the other shards would fail on it too
                 break
@@ -237,20 +240,33 @@ class Turn:
 
     def _label_carefully(self, labeling: Labeling) -> None:
         """Every image in a process of its own that may die of it."""
-        self._resources.release_engine()  # two may not fit into memory
-        card = self._resources.card(labeling.task.version)
-        with careful.Classifier(self._resources.settings, card) as classifier:
-            for _, position, data in self._images(labeling):
-                labeling.claim.check()
-                try:
-                    row = classifier.classify(data)
-                except Deadly as deadly:
-                    labeling.leave_out(position, deadly.code, str(deadly))
-                    if classifier.num_deaths > MAX_QUARANTINED:
-                        raise RuntimeError(f"{classifier.num_deaths} images failed: it is not the images") from deadly
-                else:
-                    labeling.keep(position, row)
+        classifier = self._classifier(labeling.task.version)
+        deaths_before = classifier.num_deaths
+        for _, position, data in self._images(labeling):
+            labeling.claim.check()
+            try:
+                row = classifier.classify(data)
+            except Deadly as deadly:
+                labeling.leave_out(position, deadly.code, str(deadly))
+                num_deaths = classifier.num_deaths - deaths_before
+                if num_deaths > MAX_QUARANTINED:
+                    raise RuntimeError(f"{num_deaths} images failed: it is not the images") from deadly
+            else:
+                labeling.keep(position, row)
         self._publish(labeling, None)
+
+    def _classifier(self, version: str) -> careful.Classifier:
+        """The process for one teacher's shards that need care, kept from one to the next."""
+        if self._care is None or self._care.version != version:
+            self._end_care()
+            self._resources.release_engine()  # two may not fit into memory
+            self._care = careful.Classifier(self._resources.settings, self._resources.card(version))
+        return self._care
+
+    def _end_care(self) -> None:
+        if self._care is not None:
+            self._care.close()
+            self._care = None
 
     def _publish(self, labeling: Labeling, engine: Engine | None) -> None:
         task, manifest = labeling.task, labeling.members
