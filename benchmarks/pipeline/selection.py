@@ -9,10 +9,12 @@ import hashlib
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +23,14 @@ import numpy as np
 import pyarrow as pa
 
 from trainer import recipes, selection
-from understudy import labels
+from understudy import labels, pseudo_labels, registry
+from understudy.catalog import Catalog, jobs, versions
+from understudy.catalog.tables import LabelSetRow, ShardRow
+from understudy.label_records import LabelSort
+from understudy.pseudo_labels import Filters, Looking
+from understudy.records import JobKind, JobState
 from understudy.store import Store
+from understudy.testing import tiny_artifact
 
 NUM_CLASSES = 1000
 ROWS_PER_SET = 1000
@@ -170,9 +178,75 @@ def measure(num_rows: int, place: Path | None = None) -> Figures:
     return Figures(num_rows, bare, ours, ours.seconds / bare.seconds)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Server time of looking at pseudo-labels, on one thread, the median of some; CPU seconds beside those on the clock."""
+
+    num_rows: int
+    facets_s: float
+    facets_cpu_s: float
+    page_s: float  #: of one class, over a confidence, sorted by confidence
+    page_cpu_s: float
+    margin_page_s: float  #: the same sorted by margin, which reads the soft labels
+    margin_page_cpu_s: float
+
+
+def measure_looking(num_rows: int, place: Path | None = None, *, repeats: int = 5) -> Answers:
+    """Facets and pages over label sets of the real shape, with a catalog that lists them."""
+    with tempfile.TemporaryDirectory(dir=place, prefix="looking-") as name:
+        folder = Path(name)
+        store, catalog = Store((folder / "store").as_uri()), Catalog(f"sqlite:///{folder / 'catalog.db'}")
+        catalog.migrate()
+        artifact, card = tiny_artifact([str(n) for n in range(NUM_CLASSES)])
+        registry.publish(store, catalog, card, artifact, b"")
+        with catalog.write() as session:
+            versions.promote(session, card.version, instead_of=None, reason="measured", actor="benchmark")
+        _list(catalog, card.version, write_label_sets(store, num_rows))
+        looking = Looking(catalog, store, folder / "spool", threads=1)
+        narrow = Filters(class_name="3", min_confidence=0.5)
+        told = [
+            *_median(lambda: pseudo_labels.facets(looking), repeats),
+            *_median(lambda: pseudo_labels.page(looking, narrow), repeats),
+            *_median(lambda: pseudo_labels.page(looking, narrow, sort=LabelSort.MARGIN), repeats),
+        ]
+        catalog.close()
+    return Answers(num_rows, *told)
+
+
+def _list(catalog: Catalog, version: str, sets: selection.LabelSets) -> None:
+    """As if each shard had been sealed and labeled."""
+    job = jobs.open_upload(catalog, JobKind.INGEST, bucket="b", params={})
+    common = {"created_at": 0.0}
+    with catalog.write() as session:
+        for key, shard in zip(sets.label_sets, sets.shards, strict=True):
+            row = ShardRow(
+                key=shard, split="unlabeled", bucket="b", job_id=job.id, num_images=ROWS_PER_SET, num_bytes=1, **common
+            )
+            session.add(row)
+            session.flush()
+            session.add(
+                LabelSetRow(
+                    state=JobState.SUCCEEDED, shard_id=row.id, version=version, key=key, num_rows=ROWS_PER_SET,
+                    updated_at=0.0, **common,
+                )
+            )  # fmt: skip
+
+
+def _median(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Seconds on the clock and of CPU."""
+    seconds, cpu = [], []
+    for _ in range(repeats):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        work()
+        seconds.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - began_cpu)
+    return statistics.median(seconds), statistics.median(cpu)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 50_000_000])
+    parser.add_argument("--looking", action="store_true", help="measure facets and pages instead")
     parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder")
     parser.add_argument("--contestant", choices=["ours", "bare"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -180,7 +254,8 @@ def main() -> None:
         print(json.dumps(asdict(contestant(asked.contestant, asked.folder, asked.rows[0]))))
         return
     for num_rows in asked.rows:
-        print(json.dumps(asdict(measure(num_rows, asked.folder))), flush=True)
+        figures = measure_looking(num_rows, asked.folder) if asked.looking else measure(num_rows, asked.folder)
+        print(json.dumps(asdict(figures)), flush=True)
 
 
 if __name__ == "__main__":

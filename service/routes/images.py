@@ -7,11 +7,12 @@ from fastapi import APIRouter, Header, Path, Query, Response
 
 from service.problems import may_be
 from service.schemas import Page
-from service.state import Service
+from service.state import Service, State
 from understudy import images, pseudo_labels, shards
 from understudy.catalog import label_sets
 from understudy.errors import NotFound
 from understudy.label_records import PseudoLabel
+from understudy.records import ShardMember
 
 router = APIRouter(tags=["images"])
 
@@ -50,16 +51,34 @@ def image(
     """An accepted image, unlabeled or labeled, as it was sent; with `size` a thumbnail of it."""
     tag = f'"{sha256}{f"-{size}" if size else ""}"'
     headers = HEADERS | {"ETag": tag}
-    manifest = shards.read_manifest(service.store, label_sets.shard_of(service.catalog, sha256))
-    member = next((one for one in manifest.members if one.sha256 == sha256), None)
-    if member is None:
-        raise NotFound(f"there is no image {sha256}")
+    where, member = _found(service, sha256)
     if if_none_match is not None and tag in [each.strip().removeprefix("W/") for each in if_none_match.split(",")]:
         return Response(status_code=304, headers=headers)
-    data = service.store.get_range(manifest.key, member.offset, member.num_bytes)
+    try:
+        data = service.store.get_range(where, member.offset, member.num_bytes)
+    except FileNotFoundError as error:
+        raise _gone(sha256) from error
     if size is not None:
         return Response(images.thumbnail(data, size), headers=headers, media_type="image/jpeg")
     return Response(data, headers=headers, media_type=TYPES.get(member.format, "application/octet-stream"))
+
+
+def _found(service: State, sha256: str) -> tuple[str, ShardMember]:
+    """The shard of an image, and where in it the image lies. Raises NotFound."""
+    try:
+        manifest = shards.read_manifest(service.store, label_sets.shard_of(service.catalog, sha256))
+    except FileNotFoundError as error:
+        raise _gone(sha256) from error
+    member = next((one for one in manifest.members if one.sha256 == sha256), None)
+    if member is None:
+        raise _gone(sha256)
+    return manifest.key, member
+
+
+def _gone(sha256: str) -> NotFound:
+    return NotFound(
+        f"image {sha256} is in the catalog, but its shard is not in the store: it is being deleted, or lost"
+    )
 
 
 @router.get("/images/{sha256}/labels", responses=may_be(404))
