@@ -23,7 +23,7 @@ test: $(INSTALLED) ## Check style, types and everything else (about 13 minutes a
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@echo "== tests, with a real Redis, PostgreSQL and worker processes started by themselves (about 12 minutes, two at a time) =="
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## Mend what can be mended by itself, and show the rest
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/mypy

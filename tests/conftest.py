@@ -46,7 +46,10 @@ _numbers = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For tests/e2e/test_composed.py, which needs a system that runs already."""
+    """What a run of the tests can be told besides: a system that runs already, for tests/e2e/test_composed.py; how hard to try."""
+    parser.addoption(
+        "--kills", type=int, default=5, metavar="N", help="how often workers are killed in one bucket; try 20"
+    )
     parser.addoption("--composed", metavar="URL", help="address of a running system, as docker compose starts it")
     parser.addoption("--key", metavar="KEY", help="API key of that system, with the scope admin")
 

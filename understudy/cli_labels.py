@@ -22,17 +22,20 @@ Key = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Teacher = Annotated[str | None, typer.Option(help="A model version. Default: the champion.", show_default=False)]
 Bucket = Annotated[str | None, typer.Option(help="Only of this bucket.", show_default=False)]
-Share = Annotated[float | None, typer.Option(min=0, max=1, show_default=False)]
+
+
+def _share(what: str) -> Any:
+    return typer.Option(min=0, max=1, show_default=False, help=what)
 
 
 @app.command()
 def labels(
     bucket: Bucket = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Only of this label.", show_default=False)] = None,
-    min_confidence: Share = None,
-    max_confidence: Share = None,
-    min_margin: Share = None,
-    max_margin: Share = None,
+    min_confidence: Annotated[float | None, _share("Only of a label at least so probable.")] = None,
+    max_confidence: Annotated[float | None, _share("Only of a label at most so probable.")] = None,
+    min_margin: Annotated[float | None, _share("Only of a label that leads the second by at least so much.")] = None,
+    max_margin: Annotated[float | None, _share("Only of a label that leads the second by at most so much.")] = None,
     changed: Annotated[
         bool | None,
         typer.Option("--changed/--unchanged", help="Whether the teacher before saw another class.", show_default=False),

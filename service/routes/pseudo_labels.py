@@ -1,7 +1,7 @@
 """``GET /pseudo-labels``: what the teachers said of the unlabeled images, page by page and in numbers."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
@@ -21,7 +21,10 @@ Teacher = Annotated[
     Query(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="a model version; without it, the champion"),
 ]
 Bucket = Annotated[str | None, Query(pattern=BUCKET_PATTERN, description="only of this bucket")]
-Bound = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
+
+
+def _bound(what: str) -> Any:
+    return Query(ge=0, le=1, allow_inf_nan=False, description=what)
 
 
 @router.get(
@@ -33,16 +36,16 @@ async def some(
     teacher: Teacher = None,
     bucket: Bucket = None,
     class_name: Annotated[str | None, Query(alias="class", max_length=255, description="only of this label")] = None,
-    min_confidence: Bound = None,
-    max_confidence: Bound = None,
-    min_margin: Bound = None,
-    max_margin: Bound = None,
+    min_confidence: Annotated[float | None, _bound("only of a label at least so probable")] = None,
+    max_confidence: Annotated[float | None, _bound("only of a label at most so probable")] = None,
+    min_margin: Annotated[float | None, _bound("only of a label that leads the second by at least so much")] = None,
+    max_margin: Annotated[float | None, _bound("only of a label that leads the second by at most so much")] = None,
     changed: Annotated[
         bool | None, Query(description="whether the teacher before saw another class; images it never saw are neither")
     ] = None,
     sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="only of this image")] = None,
-    sort: LabelSort = LabelSort.CONFIDENCE,
-    order: LabelOrder = LabelOrder.DESC,
+    sort: Annotated[LabelSort, Query(description="what to put in order")] = LabelSort.CONFIDENCE,
+    order: Annotated[LabelOrder, Query(description="the largest first, or the smallest")] = LabelOrder.DESC,
     cursor: Annotated[str | None, Query(max_length=1000, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[PseudoLabel]:

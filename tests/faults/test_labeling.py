@@ -150,10 +150,11 @@ def in_threads(*calls) -> None:
     assert errors == []
 
 
-def test_twenty_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world):
-    """``kill -9`` of whoever holds a label set, at random moments; the next one is at work within seconds."""
+def test_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world, pytestconfig):
+    """``kill -9`` of whoever holds a label set, at random moments; the next one is at work within seconds. ``--kills 20``."""
     version = world.promote(work=200)
     world.send(120)
+    num_kills = pytestconfig.getoption("--kills")
     random_moment, killed = random.Random(4), set()
 
     def somebody_works() -> bool:
@@ -162,7 +163,7 @@ def test_twenty_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world):
         return bool(set(world.holders()) - killed)
 
     with world.program("reconcile"), world.program():
-        while len(killed) < 20:
+        while len(killed) < num_kills:
             until(somebody_works)
             threading.Event().wait(random_moment.uniform(0.0, 0.2))
             for pid in set(world.holders()) - killed:

@@ -766,7 +766,8 @@ def test_a_thumbnail_keeps_the_proportions(image_format):
 
     assert images.inspect(images.thumbnail(file.getvalue(), 100)) == images.Facts(100, 50, "JPEG")
     assert images.inspect(images.thumbnail(file.getvalue(), 1000)) == images.Facts(400, 200, "JPEG")
-    assert images.decode(images.thumbnail(file.getvalue(), 100))[25, 50] == pytest.approx([250, 10, 10], abs=6)
+    pixel = images.decode(images.thumbnail(file.getvalue(), 100))[25, 50].tolist()
+    assert pixel == pytest.approx([250, 10, 10], abs=6)
 
 
 def test_a_damaged_image_has_no_thumbnail():
