@@ -46,12 +46,18 @@ _numbers = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What a run of the tests can be told besides: a system that runs already, for tests/e2e/test_composed.py; how hard to try."""
-    parser.addoption(
-        "--kills", type=int, default=5, metavar="N", help="how often workers are killed in one bucket; try 20"
-    )
+    """How hard to try, and a system that runs already, for tests/e2e/test_composed.py."""
+    parser.addoption("--thorough", action="store_true", help="more of the same where it takes minutes, too")
     parser.addoption("--composed", metavar="URL", help="address of a running system, as docker compose starts it")
     parser.addoption("--key", metavar="KEY", help="API key of that system, with the scope admin")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What another test holds in a smaller way runs with ``--thorough`` only: all of it takes long on two cores."""
+    if not config.getoption("--thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="runs with --thorough"))
 
 
 @pytest.fixture(scope="session")

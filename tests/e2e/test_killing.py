@@ -6,6 +6,8 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from understudy import labels, settings
 from understudy.catalog import Catalog, shards
 from understudy.client import Client
@@ -41,6 +43,7 @@ def kill(stack: Stack, program: str) -> None:
     os.killpg(stack.supervisor.pids()[program], signal.SIGKILL)
 
 
+@pytest.mark.thorough
 def test_a_worker_killed_in_the_middle_of_labeling_leaves_every_image_labeled_exactly_once(
     stack: Stack, client: Client, pictures: Pictures, until: Callable[..., None]
 ):
@@ -89,6 +92,7 @@ def test_redis_killed_with_all_its_data_costs_time_and_nothing_else(
     until(lambda: sum(b.num_images_labeled for b in client.buckets()) == 90)
 
 
+@pytest.mark.thorough
 def test_a_trainer_killed_in_the_middle_goes_on_from_its_checkpoint(
     stack: Stack, client: Client, pictures: Pictures, until: Callable[..., None], log_lines: list[str]
 ):

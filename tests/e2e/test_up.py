@@ -103,7 +103,10 @@ def test_kill_9_of_up_leaves_no_orphan_and_the_next_one_goes_on(data: Path, free
         assert again.wait(60) == 0
 
 
-@pytest.mark.parametrize("program", ["service", "worker", "trainer", "redis-server"])
+@pytest.mark.parametrize(
+    "program",
+    ["service", "worker", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("trainer", "redis-server"))],
+)
 def test_a_killed_child_is_started_again(data: Path, free_port: int, until: Until, program: str):
     """Each program comes back under another process id, and the service answers."""
 

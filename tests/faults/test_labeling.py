@@ -151,10 +151,10 @@ def in_threads(*calls) -> None:
 
 
 def test_kills_in_one_bucket_lose_nothing_and_repeat_nothing(world, pytestconfig):
-    """``kill -9`` of whoever holds a label set, at random moments; the next one is at work within seconds. ``--kills 20``."""
+    """``kill -9`` of whoever holds a label set, at random moments; the next one is at work within seconds. Twenty with ``--thorough``."""
     version = world.promote(work=200)
     world.send(120)
-    num_kills = pytestconfig.getoption("--kills")
+    num_kills = 20 if pytestconfig.getoption("--thorough") else 5
     random_moment, killed = random.Random(4), set()
 
     def somebody_works() -> bool:
@@ -258,6 +258,7 @@ images.load = defective
 """
 
 
+@pytest.mark.thorough
 def test_an_image_that_kills_every_worker_costs_itself_and_nothing_else(world, tmp_path):
     """Two workers die of it; the third finds it and leaves it out, with the reason; all others are labeled."""
     version = world.promote()

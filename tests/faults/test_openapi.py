@@ -15,8 +15,8 @@ from understudy.settings import ServiceSettings
 from understudy.store import Store
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-#: Test cases of each operation and phase: about half a minute on two cores.
-EXAMPLES = 8
+#: Test cases of each operation and phase, and so many with --thorough: some minutes on two cores.
+EXAMPLES, MORE_EXAMPLES = 3, 8
 
 
 @pytest.fixture
@@ -45,12 +45,13 @@ def with_labeled_set(opened: tuple[Catalog, Store]) -> None:
 
 @pytest.mark.timeout(280)
 def test_no_answer_is_a_5xx_or_one_that_the_schema_does_not_allow(
-    url: str, serving: Callable[..., str], with_labeled_set: None, tmp_path: Path
+    url: str, serving: Callable[..., str], with_labeled_set: None, tmp_path: Path, pytestconfig: pytest.Config
 ):
     """Examples, boundary values, random values right and wrong, and sequences of calls: all checks hold."""
     serving()
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run", f"{url}/openapi.json"]
-    options = ["--max-examples", str(EXAMPLES), "--no-color", "--request-timeout", "60"]
+    num_examples = MORE_EXAMPLES if pytestconfig.getoption("--thorough") else EXAMPLES
+    options = ["--max-examples", str(num_examples), "--no-color", "--request-timeout", "60"]
     run = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=270)
     assert run.returncode == 0, run.stdout[-12_000:] + run.stderr[-2000:]
     assert re.search(r"Operations: +(\d+) selected / \1 total", run.stdout)
