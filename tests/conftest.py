@@ -140,7 +140,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store, in a folder and in a bucket."""
     if request.param == "local":
         return Store((tmp_path / "store").as_uri())
-    return Store(f"{request.getfixturevalue('s3_url')}/prefix{next(_numbers)}")
+    bucket: Store = request.getfixturevalue("bucket_store")
+    return bucket
+
+
+@pytest.fixture
+def bucket_store(s3_url: str) -> Store:
+    """An empty store in a bucket, for tests that are about buckets alone."""
+    return Store(f"{s3_url}/prefix{next(_numbers)}")
 
 
 @pytest.fixture
