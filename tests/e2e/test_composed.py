@@ -1,4 +1,4 @@
-"""The whole loop against a system that runs elsewhere, as `docker compose up` starts it:
+"""The whole loop by the command line: on this machine, or in a system that runs already, as `docker compose up` starts it:
 
 pytest tests/e2e/test_composed.py --composed http://127.0.0.1:8000 --key us_...
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from understudy.client import Client
+from understudy.local import Stack
 from understudy.records import GenerationRequest, GenerationState, JobState
 from understudy.testing import picture
 
@@ -23,12 +24,13 @@ SHORT = {"student_steps": 40, "warmup_steps": 5}
 
 
 @pytest.fixture
-def composed(pytestconfig: pytest.Config) -> tuple[str, str | None]:
-    """The address of the system, and a key of it with the scope admin."""
-    url = pytestconfig.getoption("--composed")
+def composed(request: pytest.FixtureRequest) -> tuple[str, str | None]:
+    """The address of the system, and a key of it with the scope admin; without an address, that of one of this test's own."""
+    url = request.config.getoption("--composed")
     if not url:
-        pytest.skip("needs --composed URL: a system that runs already")
-    return url, pytestconfig.getoption("--key")
+        stack: Stack = request.getfixturevalue("stack")
+        return stack.url, None
+    return url, request.config.getoption("--key")
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def pictures(folder: Path, count: int, *, in_folders: bool, first_seed: int) -> 
 
 
 @pytest.mark.timeout(900)
-def test_the_loop_turns_in_a_system_of_containers(
+def test_the_loop_turns_by_the_command_line(
     client: Client, understudy: Callable[..., str], tmp_path: Path, until: Callable[..., None]
 ):
     """Labels, a teacher, a bucket sent twice and labeled once, a student, an export, and the recall."""
