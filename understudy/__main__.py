@@ -1,5 +1,5 @@
 """``python -m understudy``: the same as the ``understudy`` command."""
 
-from understudy.cli import main
+from understudy.cli.commands import main
 
 main()

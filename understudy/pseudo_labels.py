@@ -8,15 +8,16 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from understudy import labels, quota, registry
 from understudy.catalog import Catalog, label_sets, shards, versions
 from understudy.catalog.label_sets import Listed
-from understudy.errors import Refused
+from understudy.errors import LabelSetRefused, Refused
 from understudy.label_records import (
     NUM_FACET_BINS,
     ClassFacet,
@@ -33,6 +34,11 @@ from understudy.quota import Bins, Quota
 from understudy.records import ReliabilityBin
 from understudy.store import Store
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: So often the label sets are listed anew if one of them is gone by the time it is read.
+MAX_LISTINGS = 3
 #: An estimate counts one image besides those of the holdout: one that is right as often as its teacher says.
 PRIOR_IMAGES = 1.0
 
@@ -115,6 +121,26 @@ class Cursor:
         return cursor
 
 
+def _listing_anew(look: Callable[P, R]) -> Callable[P, R]:
+    """Look again if a label set was removed after it was listed: its bucket was recalled, or its teacher retired.
+
+    Raises LabelSetRefused for one that the catalog lists and the store does not have.
+    """
+
+    @wraps(look)
+    def looked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for listing in range(1, MAX_LISTINGS + 1):
+            try:
+                return look(*args, **kwargs)
+            except FileNotFoundError as gone:
+                if listing == MAX_LISTINGS:
+                    raise LabelSetRefused(f"{gone}, though the catalog lists it") from gone
+        raise AssertionError("the last listing answers or raises")
+
+    return looked
+
+
+@_listing_anew
 def page(
     looking: Looking,
     filters: Filters,
@@ -153,6 +179,7 @@ def page(
     return _details(looking, teacher, sets, found[:limit]), following
 
 
+@_listing_anew
 def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     """What every teacher says of one image, the newest last. Raises NotFound for an image that is not there."""
     label_sets.shard_of(looking.catalog, sha256)
@@ -164,6 +191,7 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     return told
 
 
+@_listing_anew
 def facets(
     looking: Looking, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False
 ) -> LabelFacets:
@@ -212,6 +240,7 @@ def facets(
     )
 
 
+@_listing_anew
 def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     """What a selection from a teacher's label sets would keep, and how right it may be expected to be."""
     teacher = looking.teacher(asked.teacher)

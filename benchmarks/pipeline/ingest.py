@@ -46,10 +46,12 @@ class IngestMeasurement:
     peak_megabytes: float  #: of this process and its decoding children in an ingest, pages that are shared counted once
 
 
-def measure(archive: Path, *, rounds: int = 3, repeat: int = 1, children: int | None = None) -> IngestMeasurement:
-    """Ingest a tar of images into a fresh catalog and store, and do the bare work, ``rounds`` times each."""
+def measure(
+    archive: Path, *, rounds: int = 3, repeat: int = 1, children: int | None = None, place: Path | None = None
+) -> IngestMeasurement:
+    """Ingest a tar of images into a fresh catalog and store in ``place``, and do the bare work, ``rounds`` times each."""
     ingest_s, bare_s, peaks = [], [], []
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         files = _files(archive, folder / "files", repeat)
         packed = folder / "packed.tar"

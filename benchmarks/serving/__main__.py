@@ -1,6 +1,7 @@
 """``python -m benchmarks.serving``: measure everything in one run, show it, and write it down if asked to."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks.serving import contestants, machine, open_loop, peer_environment, photos, report, servers, swaps, wrk
+from benchmarks import machine
+from benchmarks.serving import contestants, limit, open_loop, peer_environment, photos, report, servers, swaps, wrk
 from benchmarks.serving import several as several_images
 from benchmarks.serving.contestants import OURS, Contestant, Place
-from benchmarks.serving.limit import BATCHES, Limit
+from benchmarks.serving.limit import BATCHES, Beside
 from benchmarks.serving.photos import Bodies, BodyKind
-from benchmarks.serving.results import Results
+from benchmarks.serving.results import Now, Results
 from benchmarks.serving.servers import Running
 
 #: Every server gets this much load before it is measured.
@@ -55,14 +57,21 @@ class Plan:
         return max(self.seconds / 3, 1.0)
 
     @property
+    def beside_s(self) -> float:
+        """For the fastest of them, before and after each closed loop."""
+        return max(self.seconds / 4, 0.5)
+
+    @property
     def estimate_s(self) -> float:
         arrangements = 2 * len(BATCHES) + 1
-        limit = self.rounds * (arrangements * self.limit_s + 3)
-        closed = self.rounds * len(self.takers) * (START_S + WARM_UP_S + len(self.connections) * self.seconds)
+        first = self.rounds * (arrangements * self.limit_s + 3)
+        beside_s = (len(self.connections) + 1 + 2 * (1 in self.connections)) * self.beside_s
+        a_server_s = START_S + WARM_UP_S + len(self.connections) * self.seconds + beside_s
+        closed = self.rounds * len(self.takers) * a_server_s
         around = START_S + 1 + open_loop.BEFORE_S + open_loop.AFTER_S
         overload = len(self.takers) * (around + self.overload_s) if self.overload_s else 0
         swapping = START_S + 12 + self.num_swaps * SWAP_S if self.num_swaps else 0
-        return EXPORT_S + limit + closed + overload + swapping
+        return EXPORT_S + first + closed + overload + swapping
 
 
 @dataclass(frozen=True)
@@ -128,9 +137,9 @@ def conditions(plan: Plan) -> list[str]:
         "EfficientNet-B0 at 224 px, 1,000 classes, random weights; 32 photos of 500 × 375, JPEG of 37 to 77 KB; every "
         "contestant decodes and resizes with the same function and runs the same ONNX file.",
         "Server and client share the cores of this machine; the client (wrk) needs a few hundredths of one.",
-        f"{plan.rounds} rounds; in each, the limit is measured first, then every server is started, warmed up for "
-        f"{WARM_UP_S} s, loaded for {plan.seconds} s at each number of connections, weighed and stopped. Ratios are "
-        f"taken within a round; figures are medians over the rounds.",
+        f"{plan.rounds} rounds; in each, every server is started, warmed up for {WARM_UP_S} s, loaded for {plan.seconds} s at "
+        f"each number of connections, weighed and stopped. Before and after each of these loads the limit is measured again "
+        f"for {plan.beside_s:.0f} s, and the share of it is of the mean of these two; figures are medians over the rounds.",
     ]
 
 
@@ -139,7 +148,9 @@ def measure(plan: Plan, console: Console) -> tuple[Results, dict[str, str]]:
     if any(taker.is_peer for taker in plan.takers) and not peer_environment.is_current():
         with console.status("installing the peers into benchmarks/serving/.venv (about a minute and 600 MB, once)"):
             peer_environment.make()
-    described = machine.describe()
+    described = machine.describe(contestants.OUR_PACKAGES)
+    if peer_environment.is_current():
+        described["peers"] = peer_environment.versions()
     if os.getloadavg()[0] > 0.5:
         console.print(
             f"[yellow]this machine is not idle (load {os.getloadavg()[0]:.1f}); figures will be poor[/yellow]"
@@ -192,23 +203,38 @@ def _closed_loops(plan: Plan, place: Workplace, results: Results, bar: Progress)
     """Round by round, so that a machine that grows slower does so for everybody."""
     for number in range(1, plan.rounds + 1):
         task = bar.add_task(f"round {number}: the limit", total=1 + len(plan.takers) * len(plan.connections))
-        arguments = (str(place.model), str(place.bodies["raw"].folder), "--seconds", str(plan.limit_s))
-        results.limits.append(Limit(**json.loads(_run("benchmarks.serving.limit", *arguments))))
-        bar.advance(task)
-        first = (number - 1) % len(plan.takers)  # each begins in its turn: nobody always follows the same one
-        for taker in plan.takers[first:] + plan.takers[:first]:
-            bar.update(task, description=f"round {number}: {taker.title}")
-            with _excused(taker, results), _started(taker, place) as server:
-                _closed_loop(taker, server, plan, place, results, bar, task)
+        with limit.running(place.model, place.bodies["raw"].folder, seconds=plan.limit_s) as beside:
+            results.limits.append(beside.limit)
+            bar.advance(task)
+            first = (number - 1) % len(plan.takers)  # each begins in its turn: nobody always follows the same one
+            for taker in plan.takers[first:] + plan.takers[:first]:
+                bar.update(task, description=f"round {number}: {taker.title}")
+                with _excused(taker, results), _started(taker, place) as server:
+                    _closed_loop(taker, server, beside, plan, place, results, bar, task)
         bar.update(task, description=f"round {number}")
 
 
 def _closed_loop(
-    taker: Contestant, server: Running, plan: Plan, place: Workplace, results: Results, bar: Progress, task: TaskID
+    taker: Contestant,
+    server: Running,
+    beside: Beside,
+    plan: Plan,
+    place: Workplace,
+    results: Results,
+    bar: Progress,
+    task: TaskID,
 ) -> None:
+    """In turns with the limit, while the server stands by idle."""
+    before = beside.rate(plan.beside_s)
     for count in plan.connections:
+        alone = [beside.single_ms(plan.beside_s)] if count == 1 else []
         run = wrk.run(server.url, place.bodies[taker.body], connections=count, seconds=plan.seconds)
+        alone += [beside.single_ms(plan.beside_s)] if count == 1 else []
+        after = beside.rate(plan.beside_s)
+        now = Now((before + after) / 2, sum(alone) / 2 if alone else math.nan)
         results.closed.setdefault((taker.name, count), []).append(run)
+        results.beside.setdefault((taker.name, count), []).append(now)
+        before = after
         bar.advance(task)
     results.memory.setdefault(taker.name, []).append(server.memory())
 

@@ -1,15 +1,20 @@
 """What this machine can do at all: decode and inference in one process, all cores busy, nobody to answer to.
 
 Several ways to arrange the same work are tried and the fastest is the limit; also one image alone, with all cores on it.
-A program of its own, so that its memory and threads are gone when a server is measured; prints one JSON line.
+A program of its own, with threads and memory of its own. It prints all arrangements as one JSON line, and then measures the
+fastest again whenever it is asked to: right before and after a server, because a machine's speed is not the same
+for minutes.
 """
 
 import argparse
 import contextlib
 import itertools
 import json
+import os
 import queue
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.serving import servers
 from benchmarks.serving.work import Work, available_cores
 from understudy.images import Pixels
 
@@ -99,23 +105,76 @@ def alone(work: Work, photos: Sequence[bytes], *, seconds: float) -> tuple[float
     return statistics.median(taken), float(np.percentile(taken, 99))
 
 
-def measure(model: Path, photos: Sequence[bytes], *, seconds: float) -> Limit:
-    """Measure every arrangement for ``seconds`` each."""
-    cores = available_cores()
-    lane = Work.open(model, threads=1)
-    for photo in photos[:NUM_WARM_UP]:
-        lane.classify(photo)
-    rates = {
-        f"{arrangement.__name__}, batch {batch}": arrangement(lane, photos, cores=cores, batch=batch, seconds=seconds)
-        for arrangement in (together, apart)
-        for batch in BATCHES
-    }
-    del lane
-    whole = Work.open(model, threads=cores)
-    for photo in photos[:NUM_WARM_UP]:
-        whole.classify(photo)
-    p50_ms, p99_ms = alone(whole, photos, seconds=seconds)
-    return Limit(rates, p50_ms, p99_ms)
+class Measuring:
+    """The work, ready to be measured."""
+
+    def __init__(self, model: Path, photos: Sequence[bytes]) -> None:
+        self._photos, self._cores = photos, available_cores()
+        self._lane, self._whole = Work.open(model, threads=1), Work.open(model, threads=self._cores)
+        for photo in photos[:NUM_WARM_UP]:
+            self._lane.classify(photo)
+            self._whole.classify(photo)
+
+    def everything(self, seconds: float) -> Limit:
+        """Every arrangement for ``seconds`` each."""
+        rates = {
+            f"{arrangement.__name__}, batch {batch}": arrangement(
+                self._lane, self._photos, cores=self._cores, batch=batch, seconds=seconds
+            )
+            for arrangement in (together, apart)
+            for batch in BATCHES
+        }
+        return Limit(rates, *alone(self._whole, self._photos, seconds=seconds))
+
+    def rate(self, arrangement: str, seconds: float) -> float:
+        """Images a second of one of them."""
+        name, _, batch = arrangement.partition(", batch ")
+        how = {"together": together, "apart": apart}[name]
+        return how(self._lane, self._photos, cores=self._cores, batch=int(batch), seconds=seconds)
+
+    def single_ms(self, seconds: float) -> float:
+        """The median of one image alone."""
+        return alone(self._whole, self._photos, seconds=seconds)[0]
+
+
+class Beside:
+    """The program at the other end: the limit in figures, taken when it is asked for."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.limit = Limit(**json.loads(self._line()))
+        self._best = max(self.limit.images_per_second, key=self.limit.images_per_second.__getitem__)
+
+    def rate(self, seconds: float) -> float:
+        """Images a second of the fastest arrangement, now."""
+        return float(self._ask(f"{seconds} {self._best}"))
+
+    def single_ms(self, seconds: float) -> float:
+        """The median of one image alone, now."""
+        return float(self._ask(f"{seconds}"))
+
+    def _ask(self, question: str) -> str:
+        assert self._process.stdin is not None, "it was opened with pipes"
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None, "it was opened with pipes"
+        if line := self._process.stdout.readline():
+            return line
+        raise servers.ServerFailed(f"the limit's program ended with {self._process.wait()}")
+
+
+@contextlib.contextmanager
+def running(model: Path, photos: Path, *, seconds: float) -> Iterator[Beside]:
+    """Measure every arrangement, and be there for more while the block runs. Raises ServerFailed."""
+    command = [sys.executable, "-m", "benchmarks.serving.limit", str(model), str(photos), "--seconds", str(seconds)]
+    environment = os.environ | {"PYTHONPATH": str(servers.ROOT)}
+    with subprocess.Popen(
+        command, cwd=servers.ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Beside(process)
 
 
 def main() -> None:
@@ -125,7 +184,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     chosen = parser.parse_args()
     photos = [path.read_bytes() for path in sorted(chosen.photos.glob("*.body"))]
-    print(json.dumps(asdict(measure(chosen.model, photos, seconds=chosen.seconds))))
+    measuring = Measuring(chosen.model, photos)
+    print(json.dumps(asdict(measuring.everything(chosen.seconds))), flush=True)
+    for question in sys.stdin:
+        seconds, _, arrangement = question.strip().partition(" ")
+        measured = measuring.rate(arrangement, float(seconds)) if arrangement else measuring.single_ms(float(seconds))
+        print(measured, flush=True)
 
 
 if __name__ == "__main__":

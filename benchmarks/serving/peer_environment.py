@@ -6,9 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import machine
+
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
 FOLDER = HERE / ".venv"
+#: What makes a difference to the figures.
+PACKAGES = (
+    "bentoml",
+    "fastapi",
+    "litserve",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "pillow",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+)
 
 
 class InstallationFailed(Exception):
@@ -34,6 +48,12 @@ def make(folder: Path = FOLDER) -> None:
     pip = [str(python(folder)), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     _run([*pip, "--requirement", str(REQUIREMENTS)])
     _stamp(folder).write_text(_wanted())
+
+
+def versions(folder: Path = FOLDER) -> str:
+    """What was installed."""
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    return machine.versions(PACKAGES, [str(packages)])
 
 
 def _stamp(folder: Path) -> Path:

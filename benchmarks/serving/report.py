@@ -1,33 +1,20 @@
 """The tables, for the terminal and for RESULTS.md: every rate also as a ratio, because machines differ and ratios less so."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks import sheets
 from benchmarks.serving import contestants, open_loop, swaps, targets
 from benchmarks.serving.open_loop import OpenLoop
 from benchmarks.serving.results import Results
-
-VERDICTS = {True: "pass", False: "FAIL", None: "–"}
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table and what must be said of it."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+from benchmarks.sheets import Sheet
 
 
-def sheets(results: Results) -> list[Sheet]:
+def every(results: Results) -> list[Sheet]:
     """All tables that this run can fill, the verdict first."""
-    made = [_targets(results), _limit(results)]
+    made = [sheets.verdicts(targets.every(results)), _limit(results)]
     if results.closed:
         made += [_closed(results), _memory(results)]
     if results.open_loop:
@@ -37,11 +24,6 @@ def sheets(results: Results) -> list[Sheet]:
     if results.several is not None:
         made.append(_several(results))
     return made
-
-
-def _targets(results: Results) -> Sheet:
-    rows = [(t.what, t.wanted, t.measured, VERDICTS[t.is_met]) for t in targets.every(results)]
-    return Sheet("What it must reach", ("target", "wanted", "measured", ""), rows)
 
 
 def _limit(results: Results) -> Sheet:
@@ -160,12 +142,7 @@ def _title(name: str) -> str:
 
 def show(results: Results, console: Console) -> None:
     """Print all tables."""
-    for sheet in sheets(results):
-        table = Table(*sheet.columns, title=sheet.title, box=SIMPLE, title_justify="left", caption=sheet.note)
-        table.caption_justify = "left"
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
+    sheets.show(every(results), console)
     for name, failure in results.failures.items():
         console.print(f"[red]{name} was not measured[/red]: {failure}", highlight=False)
 
@@ -183,11 +160,5 @@ def write(results: Results, path: Path, machine: Mapping[str, str], conditions: 
     lines += ["## How it was measured", "", *(f"- {condition}" for condition in conditions)]
     lines += [f"- {c.title}: {c.settings}." for c in contestants.named(names)]
     lines += [f"- {name} was not measured: {failure}" for name, failure in results.failures.items()] + [""]
-    for sheet in sheets(results):
-        lines += [f"## {sheet.title}", "", *([sheet.note, ""] if sheet.note else []), *_markdown(sheet), ""]
+    lines += sheets.markdown(every(results))
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-
-
-def _markdown(sheet: Sheet) -> list[str]:
-    rows = [sheet.columns, ["---"] * len(sheet.columns), *sheet.rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

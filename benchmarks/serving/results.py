@@ -20,6 +20,14 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(known) if known else float("nan")
 
 
+@dataclass(frozen=True)
+class Now:
+    """The limit right before and after a closed loop, in the middle."""
+
+    images_per_second: float
+    single_ms: float  #: one image alone with all cores on it; NaN beside more than one connection
+
+
 @dataclass
 class Results:
     """Of one run; every list has one entry a round."""
@@ -27,6 +35,7 @@ class Results:
     connections: list[int]
     limits: list[Limit] = field(default_factory=list)
     closed: dict[tuple[str, int], list[Closed]] = field(default_factory=dict)  #: by contestant and connections
+    beside: dict[tuple[str, int], list[Now]] = field(default_factory=dict)  #: as ``closed``
     memory: dict[str, list[Memory]] = field(default_factory=dict)  #: after the load
     open_loop: dict[str, OpenLoop] = field(default_factory=dict)
     swaps: Swaps | None = None
@@ -68,11 +77,8 @@ class Results:
         return sum(run.num_errors for run in self.closed.get((name, connections), []))
 
     def share_of_limit(self, name: str, connections: int) -> float:
-        """The median over the rounds of requests a second as a share of that round's limit."""
-        runs, best = self.closed.get((name, connections), []), self.best_arrangement
-        return median(
-            run.per_second / limit.images_per_second[best] for run, limit in zip(runs, self.limits, strict=False)
-        )
+        """The median over the rounds of requests a second as a share of the limit beside them."""
+        return median(run.per_second / now.images_per_second for run, now in self._pairs(name, connections))
 
     def tail(self, name: str, connections: int) -> float:
         """p99 as a multiple of connections ÷ throughput, the latency if every request had the same."""
@@ -81,9 +87,12 @@ class Results:
         )
 
     def above_bare(self, name: str) -> float:
-        """The median at one connection as a multiple of the bare decode and inference, within each round."""
-        runs = self.closed.get((name, 1), [])
-        return median(run.p50_ms / limit.single_p50_ms for run, limit in zip(runs, self.limits, strict=False))
+        """The median at one connection as a multiple of the bare decode and inference beside it."""
+        return median(run.p50_ms / now.single_ms for run, now in self._pairs(name, 1))
+
+    def _pairs(self, name: str, connections: int) -> Iterable[tuple[Closed, Now]]:
+        key = (name, connections)
+        return zip(self.closed.get(key, []), self.beside.get(key, []), strict=True)
 
     def heaviest(self, name: str) -> Memory:
         """The largest of each over the rounds."""

@@ -1,10 +1,9 @@
 """What the service must reach, as ratios within one run, each with the value that was measured."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from benchmarks.serving.results import OURS, Results
+from benchmarks.sheets import Target, at_least, at_most
 
 #: Closed loop.
 MIN_SHARE_OF_LIMIT = 0.95
@@ -21,16 +20,6 @@ MAX_MEMORY_MB = 450.0
 MIN_SHARE_OF_ENGINE = 0.9
 
 
-@dataclass(frozen=True)
-class Target:
-    """One line of the table. ``is_met`` is None where nothing was measured."""
-
-    what: str
-    wanted: str
-    measured: str
-    is_met: bool | None
-
-
 def every(results: Results) -> list[Target]:
     """All targets, whether or not this run measured them."""
     return [*_closed(results), *_open(results), *_swaps(results), *_memory(results), *_gpu(results)]
@@ -42,12 +31,12 @@ def _closed(results: Results) -> Iterator[Target]:
             yield Target(f"closed loop, {count} connections", "", "not measured", None)
             continue
         share, tail = results.share_of_limit(OURS, count), results.tail(OURS, count)
-        yield _at_least(f"{count} connections: share of the limit", share, MIN_SHARE_OF_LIMIT)
+        yield at_least(f"{count} connections: share of the limit", share, MIN_SHARE_OF_LIMIT)
         yield _best_of_all(results, count, "per_second", "requests/s", 1)
         yield _best_of_all(results, count, "p99_ms", "p99 ms", -1)
-        yield _at_most(f"{count} connections: p99 ÷ (connections ÷ throughput)", tail, MAX_TAIL)
+        yield at_most(f"{count} connections: p99 ÷ (connections ÷ throughput)", tail, MAX_TAIL)
     if 1 in results.connections and results.closed.get((OURS, 1)):
-        yield _at_most("1 connection: median ÷ bare image on all cores", results.above_bare(OURS), MAX_ABOVE_BARE)
+        yield at_most("1 connection: median ÷ bare image on all cores", results.above_bare(OURS), MAX_ABOVE_BARE)
     else:
         yield Target("1 connection: median ÷ bare image on all cores", f"≤ {MAX_ABOVE_BARE}", "not measured", None)
 
@@ -69,9 +58,9 @@ def _open(results: Results) -> Iterator[Target]:
     if run is None:
         yield Target("open loop at twice the capacity", "", "not measured", None)
         return
-    yield _at_least(f"{prefix}answered in time ÷ capacity", run.in_time / run.capacity, MIN_IN_TIME)
+    yield at_least(f"{prefix}answered in time ÷ capacity", run.in_time / run.capacity, MIN_IN_TIME)
     if run.num_refused:
-        yield _at_most(f"{prefix}p99 of a refusal, ms", run.refused_p99_ms, MAX_REFUSAL_MS, digits=1)
+        yield at_most(f"{prefix}p99 of a refusal, ms", run.refused_p99_ms, MAX_REFUSAL_MS, digits=1)
     else:
         lost = run.num_late + run.num_given_up + run.num_broken
         yield Target(
@@ -80,11 +69,11 @@ def _open(results: Results) -> Iterator[Target]:
             f"none refused, {lost} late or unanswered",
             False,
         )
-    yield _at_most(f"{prefix}memory ÷ that at full load", run.memory_growth, MAX_OVERLOAD_GROWTH)
+    yield at_most(f"{prefix}memory ÷ that at full load", run.memory_growth, MAX_OVERLOAD_GROWTH)
     if run.recovered_s is None:
         yield Target(f"{prefix}full speed again after, s", f"≤ {MAX_RECOVERY_S}", "not within the time watched", False)
     else:
-        yield _at_most(f"{prefix}full speed again after, s", run.recovered_s, MAX_RECOVERY_S, digits=1)
+        yield at_most(f"{prefix}full speed again after, s", run.recovered_s, MAX_RECOVERY_S, digits=1)
 
 
 def _swaps(results: Results) -> Iterator[Target]:
@@ -94,14 +83,14 @@ def _swaps(results: Results) -> Iterator[Target]:
         return
     prefix = f"{run.num_swaps} swaps: "
     yield Target(f"{prefix}failed requests", "0", f"{run.num_failed} of {run.num_requests:,}", run.num_failed == 0)
-    yield _at_most(f"{prefix}p99 in the second around ÷ steady p99", run.slowdown, MAX_SWAP_SLOWDOWN)
-    yield _at_most(f"{prefix}memory after the last ÷ after the third", run.memory_growth, MAX_SWAP_GROWTH)
+    yield at_most(f"{prefix}p99 in the second around ÷ steady p99", run.slowdown, MAX_SWAP_SLOWDOWN)
+    yield at_most(f"{prefix}memory after the last ÷ after the third", run.memory_growth, MAX_SWAP_GROWTH)
 
 
 def _memory(results: Results) -> Iterator[Target]:
     what = "memory with EfficientNet-B0 loaded, RSS in MB"
     if OURS in results.memory:
-        yield _at_most(what, results.heaviest(OURS).rss_mb, MAX_MEMORY_MB, digits=0)
+        yield at_most(what, results.heaviest(OURS).rss_mb, MAX_MEMORY_MB, digits=0)
     else:
         yield Target(what, f"≤ {MAX_MEMORY_MB:.0f}", "not measured", None)
 
@@ -111,12 +100,4 @@ def _gpu(results: Results) -> Iterator[Target]:
     if results.several is None:
         yield Target(what, f"≥ {MIN_SHARE_OF_ENGINE}", "no GPU on this machine", None)
     else:
-        yield _at_least(what, results.several.share, MIN_SHARE_OF_ENGINE)
-
-
-def _at_least(what: str, value: float, least: float, *, digits: int = 2) -> Target:
-    return Target(what, f"≥ {least:.{digits}f}", f"{value:.{digits}f}", not math.isnan(value) and value >= least)
-
-
-def _at_most(what: str, value: float, most: float, *, digits: int = 2) -> Target:
-    return Target(what, f"≤ {most:.{digits}f}", f"{value:.{digits}f}", not math.isnan(value) and value <= most)
+        yield at_least(what, results.several.share, MIN_SHARE_OF_ENGINE)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from understudy import pseudo_labels
+from understudy.catalog import buckets, label_sets
 from understudy.errors import LabelSetRefused, NoChampion, NotFound, Refused
 from understudy.label_records import LabelOrder, LabelSort, PreviewRequest
 from understudy.pseudo_labels import Cursor, Filters, Looking
@@ -224,3 +225,34 @@ def test_a_damaged_label_set_is_named(world, looking, local_store):
 
     with pytest.raises(LabelSetRefused, match=key):
         pseudo_labels.facets(looking)
+
+
+def test_a_label_set_removed_after_it_was_listed_is_not_missed(
+    world, looking, sqlite_catalog, local_store, monkeypatch
+):
+    """A bucket is recalled between the catalog's list and the reading: the answer is of those that are left."""
+    world.teacher()
+    gone = world.label(world.shard("a", pictures(3, 1)), some(3, 1))
+    world.label(world.shard("b", pictures(4, 2)), some(4, 2))
+    listed = label_sets.listed
+
+    def listed_just_before(*args, **kwargs):
+        found = listed(*args, **kwargs)
+        if local_store.exists(gone):
+            buckets.delete_bucket(sqlite_catalog, "a", actor="test")
+            local_store.delete(gone)
+        return found
+
+    monkeypatch.setattr(label_sets, "listed", listed_just_before)
+
+    assert pseudo_labels.facets(looking).num_images == 4
+
+
+def test_a_label_set_that_is_listed_and_not_there_is_named(world, looking, local_store):
+    """That is no race, and no answer without it would be true."""
+    world.teacher()
+    key = world.label(world.shard("a", pictures(3)), some(3, 1))
+    local_store.delete(key)
+
+    with pytest.raises(LabelSetRefused, match=f"{key}.*though the catalog lists it"):
+        pseudo_labels.page(looking, Filters())

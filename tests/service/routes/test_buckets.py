@@ -7,9 +7,9 @@ import httpx
 from sqlalchemy import update
 from typer.testing import CliRunner
 
-from understudy import cli
 from understudy.catalog import Catalog, buckets, claims, generations, jobs, shards
 from understudy.catalog.tables import GenerationRow, JobRow
+from understudy.cli import commands
 from understudy.records import GenerationRequest, JobKind, ShardManifest, ShardMember
 from understudy.store import Store, generation_key
 
@@ -52,13 +52,13 @@ def test_a_recall_names_the_models_that_learned_from_the_bucket(
         store.put(generation_key(number, "labels.json"), json.dumps(frozen).encode())
 
     command = ["buckets", "delete", "b", "--dry-run", "--json", "--url", url]
-    would_be = json.loads(CliRunner().invoke(cli.app, command).stdout)
+    would_be = json.loads(CliRunner().invoke(commands.app, command).stdout)
     assert (would_be["dry_run"], would_be["num_images"]) == (True, 1)
     assert (would_be["models"], would_be["descendants"]) == ([first], [second])
-    listed = CliRunner().invoke(cli.app, ["buckets", "--json", "--url", url]).stdout
+    listed = CliRunner().invoke(commands.app, ["buckets", "--json", "--url", url]).stdout
     assert [b["name"] for b in json.loads(listed)] == ["b"]
 
-    done = CliRunner().invoke(cli.app, ["buckets", "delete", "b", "--yes", "--url", url])
+    done = CliRunner().invoke(commands.app, ["buckets", "delete", "b", "--yes", "--url", url])
     assert (
         f"b: removed 1 images, 1 shards and 1 label sets; 1 unfinished jobs ended\nmodels trained on it: {first}"
         in (done.stdout)

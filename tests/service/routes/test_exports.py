@@ -9,9 +9,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from understudy import cli, settings
+from understudy import settings
 from understudy.catalog import Catalog, claims, jobs
 from understudy.catalog.tables import LabelSetRow
+from understudy.cli import commands
 from understudy.client import Client, RequestFailed
 from understudy.records import ExportFile, ExportRequest, JobKind, Upload
 from understudy.settings import WorkerSettings
@@ -117,12 +118,12 @@ def test_the_command_makes_a_folder_and_goes_on_with_it(url: str, resources: Res
     export(resources, job.id)
     (to / ".understudy-export.json").write_text(json.dumps({"id": job.id, "request": request.model_dump(mode="json")}))
     words = ["export", "--format", "imagefolder", "--to", str(to), "--url", url]
-    other = CliRunner().invoke(cli.app, [*words, "--bucket", "b"])
+    other = CliRunner().invoke(commands.app, [*words, "--bucket", "b"])
     assert "another export" in str(other.exception)
-    done = CliRunner().invoke(cli.app, words)
+    done = CliRunner().invoke(commands.app, words)
     assert done.exception is None, done.exception
     assert done.stdout.startswith("1 pseudo-labels in")
     found = sorted(p.relative_to(to).as_posix() for p in to.rglob("*") if p.is_file())
     assert found[:2] == ["SHA256SUMS", "export.json"]
     assert [Path(name).suffix for name in found[2:]] == [".png"]
-    assert "not empty" in str(CliRunner().invoke(cli.app, words).exception)
+    assert "not empty" in str(CliRunner().invoke(commands.app, words).exception)

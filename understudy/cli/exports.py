@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as Speed
 
+from understudy.cli.options import Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict, UnderstudyError
 from understudy.records import ExportFile, ExportFormat, ExportRequest, Job, JobState
@@ -26,12 +27,6 @@ errors = Console(stderr=True)
 UNFINISHED = ".understudy-export.json"
 #: What comes as tars of folders, and is to be folders.
 UNPACKED = frozenset({ExportFormat.IMAGEFOLDER, ExportFormat.HUGGINGFACE})
-
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
 
 
 @app.command()

@@ -16,20 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import (
-    bench,
-    cli_buckets,
-    cli_deployments,
-    cli_exports,
-    cli_ingest,
-    cli_keys,
-    cli_labels,
-    cli_receipts,
-    cli_sources,
-    demonstration,
-    local,
-)
-from understudy.cli_ingest import outcomes
+from understudy import bench, demonstration, local
+from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, sources
+from understudy.cli.ingest import outcomes
+from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
@@ -43,23 +33,11 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
-app.add_typer(cli_buckets.app)
-app.add_typer(cli_exports.app)
-app.add_typer(cli_ingest.app)
-app.add_typer(cli_keys.app)
-app.add_typer(cli_deployments.app)
-app.add_typer(cli_receipts.app)
-app.add_typer(cli_sources.app)
-app.add_typer(cli_labels.app)
+for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels):
+    app.add_typer(subject.app)
 console = Console()
 errors = Console(stderr=True)
 
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 DEFAULT_DATA = Path("understudy-data")
 
 

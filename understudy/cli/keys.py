@@ -17,6 +17,7 @@ from rich.text import Text
 from understudy import settings
 from understudy.catalog import Catalog, keys
 from understudy.catalog.database import opened
+from understudy.cli.options import AsJson
 from understudy.errors import NotFound
 from understudy.records import ApiKey, KeyScope
 from understudy.settings import Settings
@@ -39,7 +40,6 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 @app.command()

@@ -6,18 +6,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import Recall
 
 app = typer.Typer(name="buckets", help="List the buckets of unlabeled images, or delete one.")
 console = Console()
-
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 @app.callback(invoke_without_command=True)

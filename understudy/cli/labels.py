@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Refused
 from understudy.label_records import LabelFacets, LabelOrder, LabelSort, PreviewRequest, PseudoLabel, SelectionPreview
@@ -14,12 +15,6 @@ from understudy.label_records import LabelFacets, LabelOrder, LabelSort, Preview
 app = typer.Typer()
 console = Console()
 
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Teacher = Annotated[str | None, typer.Option(help="A model version. Default: the champion.", show_default=False)]
 Bucket = Annotated[str | None, typer.Option(help="Only of this bucket.", show_default=False)]
 

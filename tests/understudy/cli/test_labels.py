@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from understudy import cli, cli_labels
+from understudy.cli import commands, labels
 from understudy.errors import Refused
 from understudy.testing import picture
 
@@ -15,14 +15,14 @@ from understudy.testing import picture
 @pytest.fixture
 def run(url: str, monkeypatch: pytest.MonkeyPatch, opened: Any, teaching: Any) -> Callable[..., Result]:
     """Run a command within this process, where three images of a bucket are labeled."""
-    monkeypatch.setattr(cli_labels.console, "width", 200)
+    monkeypatch.setattr(labels.console, "width", 200)
     world = teaching(*opened)
     world.teacher()
     shard = world.shard("photos", [picture(0, 3, seed=i, size=8) for i in range(3)])
     world.label(shard, [[0.9, 0.05, 0.05], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
 
     def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(cli.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
+        return CliRunner().invoke(commands.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
 
     return run
 

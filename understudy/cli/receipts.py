@@ -7,18 +7,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from understudy.cli.options import Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict
 from understudy.records import Outcome, ReceiptEntry
 
 app = typer.Typer()
 console = Console()
-
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
 
 
 @app.command()

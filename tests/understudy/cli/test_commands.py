@@ -17,14 +17,15 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
 import understudy
-from understudy import cli, local
+from understudy import local
 from understudy.catalog import Catalog
+from understudy.cli import commands
 from understudy.errors import UnderstudyError
 from understudy.records import Job, JobState
 from understudy.store import Store, part_key, upload_key
 from understudy.testing import picture
 
-COMMANDS = typer.main.get_command(cli.app)
+COMMANDS = typer.main.get_command(commands.app)
 assert isinstance(COMMANDS, TyperGroup)
 
 
@@ -33,7 +34,7 @@ def run(url: str) -> Callable[..., Result]:
     """Run a command within this process, against the running service."""
 
     def run(command: str, *words: object) -> Result:
-        result = CliRunner().invoke(cli.app, [command, *map(str, words), "--url", url])
+        result = CliRunner().invoke(commands.app, [command, *map(str, words), "--url", url])
         assert result.exception is None, result.exception
         return result
 
@@ -75,7 +76,7 @@ def test_the_help_of_every_command_teaches(name: str):
     untaught = [p.name for p in command.params if not getattr(p, "help", None)]
     assert not untaught, f"say what these mean: {untaught}"
 
-    shown = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    shown = CliRunner().invoke(commands.app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
 
     assert shown.exit_code == 0
     assert command.help.split("\n")[0] in shown.stdout
@@ -85,7 +86,7 @@ def test_the_help_of_every_command_teaches(name: str):
 
 def test_without_a_command_the_commands_are_shown():
     """All of them, and with which to start."""
-    shown = CliRunner().invoke(cli.app, [], env={"COLUMNS": "200", "TERM": "dumb"})
+    shown = CliRunner().invoke(commands.app, [], env={"COLUMNS": "200", "TERM": "dumb"})
 
     assert set(COMMANDS.commands) >= {"up", "init", "ingest", "classify", "generate", "status", "demo"}
     assert all(name in shown.output for name in COMMANDS.commands)
@@ -158,7 +159,7 @@ def test_ingest_without_waiting_prints_the_job(
 
 def test_a_lines_program_and_its_text_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]):
     """Square brackets are no markup, and a long line is one line."""
-    cli._log_line("worker", "[bold]not bold[/bold] " + "x" * 200)
+    commands._log_line("worker", "[bold]not bold[/bold] " + "x" * 200)
 
     assert capsys.readouterr().out == f"worker     [bold]not bold[/bold] {'x' * 200}\n"
 
@@ -220,7 +221,7 @@ def test_a_job_that_fails_is_an_error_with_its_reason(job_that_failed: Job):
             return job_that_failed
 
     with pytest.raises(UnderstudyError, match=r"job j1 failed: no archive \(not_an_archive\)"):
-        cli._follow_job(Answering(), job_that_failed, "unpacking")  # type: ignore[arg-type]
+        commands._follow_job(Answering(), job_that_failed, "unpacking")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -256,7 +257,7 @@ def test_sigterm_is_as_ctrl_c():
     """What stops a stack in order on the one does so on the other."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        cli._stop_on_sigterm()
+        commands._stop_on_sigterm()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     finally:

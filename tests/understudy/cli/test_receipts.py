@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from typer.testing import CliRunner, Result
 
-from understudy import cli, labels
+from understudy import labels
 from understudy.catalog import Catalog, claims, jobs
 from understudy.catalog.tables import JobRow
+from understudy.cli import commands
 from understudy.records import JobKind, Outcome, ReceiptEntry
 from understudy.store import Store, receipt_key
 
@@ -16,7 +17,7 @@ from understudy.store import Store, receipt_key
 @pytest.fixture
 def run(url: str) -> Callable[..., Result]:
     """Run the command against the running service."""
-    return lambda *words: CliRunner().invoke(cli.app, ["receipt", *words, "--url", url], env={"COLUMNS": "200"})
+    return lambda *words: CliRunner().invoke(commands.app, ["receipt", *words, "--url", url], env={"COLUMNS": "200"})
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from understudy import cli_sources, packing
+from understudy import packing
+from understudy.cli import sources as remote
+from understudy.cli.options import Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.packing import Packed
@@ -32,12 +34,6 @@ errors = Console(stderr=True)
 
 #: The service may be restarted, or a line be down, for so long in the middle of an upload.
 PATIENCE_S = 300.0
-
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
 
 
 @app.command()
@@ -63,9 +59,9 @@ def ingest(
     a job of its own, and all the loose images together are one. What a URL names is fetched by the workers; the same
     URL again takes only what is new.
     """
-    paths = [_existing(source) for source in sources if not cli_sources.is_remote(source)]
-    for source in filter(cli_sources.is_remote, sources):
-        cli_sources.ingest(source, bucket, wait=wait, url=url, key=key)
+    paths = [_existing(source) for source in sources if not remote.is_remote(source)]
+    for source in filter(remote.is_remote, sources):
+        remote.ingest(source, bucket, wait=wait, url=url, key=key)
     if paths:
         _ingest_files(paths, bucket, wait=wait, again=again, as_json=as_json, url=url, key=key)
 

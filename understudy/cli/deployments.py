@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict
 from understudy.records import (
@@ -23,11 +24,6 @@ from understudy.records import (
 app = typer.Typer()
 console = Console()
 
-Url = Annotated[str, typer.Option("--url", envvar="UNDERSTUDY_URL", help="Address of the service.")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="UNDERSTUDY_KEY", help="API key, where the service asks for one.", show_default=False),
-]
 R = TypeVar("R", bound=Record)
 DEFAULT = Limits()
 BOTH = "latency, errors and images: challenger / champion"
@@ -75,7 +71,7 @@ def deploy(
 
 @app.command()
 def deployments(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:

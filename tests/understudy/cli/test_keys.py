@@ -12,10 +12,11 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
-from understudy import cli, cli_keys
 from understudy.catalog import Catalog, keys
+from understudy.cli import commands
+from understudy.cli import keys as key_commands
 
-COMMANDS = typer.main.get_command(cli_keys.app)
+COMMANDS = typer.main.get_command(key_commands.app)
 assert isinstance(COMMANDS, TyperGroup)
 
 Run = Callable[..., Result]
@@ -26,10 +27,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command on a data folder of this test."""
     for name in ("UNDERSTUDY_CATALOG_URL", "UNDERSTUDY_DATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cli_keys.console, "width", 200)
+    monkeypatch.setattr(key_commands.console, "width", 200)
 
     def run(*words: object) -> Result:
-        return CliRunner().invoke(cli.app, ["keys", *map(str, words), "--data", str(tmp_path)], env={"COLUMNS": "200"})
+        return CliRunner().invoke(
+            commands.app, ["keys", *map(str, words), "--data", str(tmp_path)], env={"COLUMNS": "200"}
+        )
 
     return run
 
@@ -103,7 +106,7 @@ def test_the_environment_names_the_catalog(catalog_url: str, tmp_path: Path, mon
     monkeypatch.setenv("UNDERSTUDY_CATALOG_URL", catalog_url)
     monkeypatch.chdir(tmp_path)
 
-    result = CliRunner().invoke(cli.app, ["keys", "create", "--name", "laptop", "--scope", "admin"])
+    result = CliRunner().invoke(commands.app, ["keys", "create", "--name", "laptop", "--scope", "admin"])
 
     assert result.exit_code == 0
     catalog = Catalog(catalog_url)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from typer.testing import CliRunner, Result
 
-from understudy import cli, cli_deployments, registry
+from understudy import registry
 from understudy.catalog import Catalog
+from understudy.cli import commands, deployments
 from understudy.client import Client
 from understudy.errors import UnderstudyError
 from understudy.records import DeploymentState
@@ -18,10 +19,10 @@ from understudy.testing import tiny_artifact
 @pytest.fixture
 def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run a command within this process, against the running service, on a wide screen."""
-    monkeypatch.setattr(cli_deployments.console, "width", 200)
+    monkeypatch.setattr(deployments.console, "width", 200)
 
     def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(cli.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
+        return CliRunner().invoke(commands.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
 
     return run
 
@@ -72,7 +73,7 @@ def test_without_a_challenger_on_the_traffic_there_is_none_to_take_off(run: Call
 )
 def test_wrong_words_are_named(words: list[str], said: str):
     """Exit code 2, before anything is asked of the service."""
-    result = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200", "TERM": "dumb"})
+    result = CliRunner().invoke(commands.app, words, env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 2
     assert said in result.stderr
 
