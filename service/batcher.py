@@ -185,6 +185,7 @@ class Batcher:
             _work,
             engine,
             batch,
+            self.tuning.seconds(1),
             lambda answers, seconds: loop.call_soon_threadsafe(self._answer, batch, answers, seconds),
         )
 
@@ -205,18 +206,23 @@ class Batcher:
             self.on_batch(num_predicted, seconds)
 
 
-def _work(engine: Engine, batch: Sequence[Waiting], tell: Callable[[Sequence[Any], float], Any]) -> None:
-    """A batch, in its lane: ``tell`` the event loop an answer or an error for each image, and the seconds it took."""
+def _work(
+    engine: Engine, batch: Sequence[Waiting], needed_s: float, tell: Callable[[Sequence[Any], float], Any]
+) -> None:
+    """A batch, in its lane: ``tell`` the event loop an answer or an error for each image, and the seconds it took.
+
+    What has less than ``needed_s`` left is not begun: an answer that comes too late costs as much as one in time.
+    """
     began = time.perf_counter()
     try:
-        answers = _run(engine, batch)
+        answers = _run(engine, batch, needed_s)
     except Exception as error:
         answers = [error] * len(batch)
     with suppress(RuntimeError):  # the loop has closed: nobody waits any more
         tell(answers, time.perf_counter() - began)
 
 
-def _run(engine: Engine, batch: Sequence[Waiting]) -> list[Any]:
+def _run(engine: Engine, batch: Sequence[Waiting], needed_s: float) -> list[Any]:
     """An image that cannot be prepared has its error for an answer, and harms no other."""
     answers: dict[int, Any] = {}
     inputs: dict[int, Pixels] = {}
@@ -225,7 +231,7 @@ def _run(engine: Engine, batch: Sequence[Waiting]) -> list[Any]:
             answers[index] = _too_late()
             continue
         try:
-            inputs[index] = _in_time(waiting.prepare, waiting.deadline)
+            inputs[index] = _in_time(waiting.prepare, waiting.deadline - needed_s)
         except Exception as error:
             answers[index] = error
     if inputs:

@@ -337,3 +337,13 @@ async def test_where_batches_gain_nothing_the_next_image_lies_ready_for_the_lane
         await late
     assert [int(a[0]) for a in await asyncio.gather(first, last)] == [1, 3]
     assert decoded == []
+
+
+async def test_what_would_come_too_late_is_not_begun(engine: GatedEngine, batcher: Any):
+    """With less time left than an image takes, it is neither decoded nor inferred: others could still be in time."""
+    queue = batcher(max_batch=1, seconds={1: 5.0})
+    engine.gate.set()
+    decoded = []
+    with pytest.raises(DeadlineExceeded):
+        await queue.classify(lambda: decoded.append(1) or PIXELS, asyncio.get_running_loop().time() + 4.0)
+    assert (decoded, engine.sizes) == ([], [])
