@@ -73,10 +73,8 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(classify.router)
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for router in (buckets.router, exports.router, jobs.router, models.router, deployments.router, sources.router):
-        asking.include_router(router)
-    for router in (pseudo_labels.router, selections.router, images.router, health.router):
-        asking.include_router(router)
+    for noun in (buckets, exports, jobs, models, deployments, sources, pseudo_labels, selections, images, health):
+        asking.include_router(noun.router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
     sending.include_router(uploads.router)
     for router in (answering, ingest.router, labeled.router, sending, asking):

@@ -5,6 +5,7 @@ engine's measured seconds a batch and from how fast images arrive. It knows noth
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -91,7 +92,8 @@ class Batcher:
     on_batch: Callable[[int, float], None] = lambda num_images, seconds: None
     arrivals: Arrivals = field(default_factory=Arrivals)
     _waiting: deque[Waiting] = field(default_factory=deque)
-    _num_busy: int = 0
+    _num_busy: int = 0  #: lanes that have a batch of ours
+    _lock: threading.Lock = field(default_factory=threading.Lock)  #: of what waits and who is busy
     _timer: asyncio.TimerHandle | None = None
 
     @property
@@ -119,8 +121,9 @@ class Batcher:
     def _enqueue(self, prepare: Prepare, deadline: float, finish: Finish) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(Waiting(prepare, finish, deadline, answer))
         self.arrivals.note(loop.time())
+        with self._lock:
+            self._waiting.append(Waiting(prepare, finish, deadline, answer))
         self._dispatch()
         return answer
 
@@ -130,18 +133,16 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._num_busy < self._max_busy and self._drop_the_late(loop.time()):
-            if is_patient and (wait_s := self._worth_waiting()) > 0:
-                self._timer = loop.call_later(wait_s, lambda: self._dispatch(is_patient=False))
-                return
-            self._send(loop)
+        with self._lock:
+            while self._num_busy < self.lanes.num_lanes and self._drop_the_late(loop.time()):
+                if is_patient and (wait_s := self._worth_waiting(self._num_busy)) > 0:
+                    self._timer = loop.call_later(wait_s, lambda: self._dispatch(is_patient=False))
+                    return
+                is_lone = self._num_busy == 0 and len(self._waiting) == 1 and self.lone is not None and self.is_alone()
+                self._num_busy += 1
+                self._send(loop, self._taken(), is_lone=is_lone)
 
-    @property
-    def _max_busy(self) -> int:
-        """Batches that are under way at once. Where larger ones gain nothing, the next lies ready for a lane to take."""
-        return self.lanes.num_lanes + (1 if self.tuning.max_batch == 1 else 0)
-
-    def _worth_waiting(self) -> float:
+    def _worth_waiting(self, num_busy: int) -> float:
         """How long company is worth waiting for, in seconds: 0 if the batch shall leave now.
 
         With n images waiting for the last free lane and t(n) the seconds of a batch: sent off now, the next
@@ -151,7 +152,7 @@ class Batcher:
         hardly does, at high rates.
         """
         num = len(self._waiting)
-        if num >= self.tuning.max_batch or self._num_busy < self.lanes.num_lanes - 1:
+        if num >= self.tuning.max_batch or num_busy < self.lanes.num_lanes - 1:
             return 0.0
         seconds = self.tuning.seconds
         gain_s = seconds(1) / (num + 1) - (seconds(num + 1) - seconds(num))
@@ -168,30 +169,45 @@ class Batcher:
             self._waiting.popleft()
         return False
 
-    def _send(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One batch to one lane: an even share of what waits, so that no lane idles beside a full one or soon will."""
-        engine, executor = self.engine, self.lanes.executor
-        if self.lone is not None and self._num_busy == 0 and len(self._waiting) == 1 and self.is_alone():
-            engine, executor = self.lone, self.lanes.lone or executor
+    def _taken(self) -> list[Waiting]:
+        """The next batch: an even share of what waits, so that no lane idles beside a full one or soon will."""
         share = min(self.tuning.max_batch, -(-len(self._waiting) // self.lanes.num_lanes))
-        batch: list[Waiting] = []
-        while len(batch) < share and self._drop_the_late(loop.time()):
-            batch.append(self._waiting.popleft())
-        if not batch:
-            return
-        self._num_busy += 1
-        # Not by run_in_executor: its two futures and their chaining cost as much as all the rest of this class.
-        executor.submit(
-            _work,
-            engine,
-            batch,
-            self.tuning.seconds(1),
-            lambda answers, seconds: loop.call_soon_threadsafe(self._answer, batch, answers, seconds),
-        )
+        return [self._waiting.popleft() for _ in range(share)]
 
-    def _answer(self, batch: Sequence[Waiting], answers: Sequence[Any], seconds: float) -> None:
-        self._num_busy -= 1
-        self._dispatch()  # first, so that the lane works while these are being answered
+    def _send(self, loop: asyncio.AbstractEventLoop, batch: list[Waiting], *, is_lone: bool = False) -> None:
+        """A batch to a lane. Not by run_in_executor: its futures and their chaining cost as much as all the rest here."""
+        executor = (self.lanes.lone if is_lone else None) or self.lanes.executor
+        executor.submit(self._work, loop, batch, is_lone=is_lone)
+
+    def _work(self, loop: asyncio.AbstractEventLoop, batch: list[Waiting], *, is_lone: bool) -> None:
+        """A batch, in its lane; and the next one follows behind whatever else waits for a lane.
+
+        Sent off by the lane, not by the event loop that it would have to wait for.
+        """
+        engine = self.lone if is_lone and self.lone is not None else self.engine
+        began = time.perf_counter()
+        try:
+            answers = _run(engine, batch, self.tuning.seconds(1))
+        except Exception as error:
+            answers = [error] * len(batch)
+        seconds = time.perf_counter() - began
+        following = [] if is_lone else self._following()
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(self._answer, batch, answers, seconds, not following)
+        if following:
+            with suppress(RuntimeError):  # the lanes have
+                self._send(loop, following)
+
+    def _following(self) -> list[Waiting]:
+        """What the lane that asks takes next; nothing if nothing waits, or waits for company."""
+        with self._lock:
+            return self._taken() if self._waiting and self._worth_waiting(self._num_busy - 1) == 0 else []
+
+    def _answer(self, batch: Sequence[Waiting], answers: Sequence[Any], seconds: float, is_free: bool) -> None:
+        if is_free:
+            with self._lock:
+                self._num_busy -= 1
+            self._dispatch()  # first, so that the lane works while these are being answered
         num_predicted = 0
         for waiting, answer in zip(batch, answers, strict=True):
             is_fault = isinstance(answer, BaseException)
@@ -206,24 +222,11 @@ class Batcher:
             self.on_batch(num_predicted, seconds)
 
 
-def _work(
-    engine: Engine, batch: Sequence[Waiting], needed_s: float, tell: Callable[[Sequence[Any], float], Any]
-) -> None:
-    """A batch, in its lane: ``tell`` the event loop an answer or an error for each image, and the seconds it took.
+def _run(engine: Engine, batch: Sequence[Waiting], needed_s: float) -> list[Any]:
+    """An answer or an error for each image: one that cannot be prepared harms no other.
 
     What has less than ``needed_s`` left is not begun: an answer that comes too late costs as much as one in time.
     """
-    began = time.perf_counter()
-    try:
-        answers = _run(engine, batch, needed_s)
-    except Exception as error:
-        answers = [error] * len(batch)
-    with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-        tell(answers, time.perf_counter() - began)
-
-
-def _run(engine: Engine, batch: Sequence[Waiting], needed_s: float) -> list[Any]:
-    """An image that cannot be prepared has its error for an answer, and harms no other."""
     answers: dict[int, Any] = {}
     inputs: dict[int, Pixels] = {}
     for index, waiting in enumerate(batch):

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import importlib.util
 import itertools
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ import psycopg
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from sqlalchemy import make_url
 
 from service.server import build
 from understudy import images, labels, messages, registry, settings
@@ -79,41 +81,79 @@ def postgres_url() -> Iterator[str]:
         server.cleanup()
 
 
-@pytest.fixture
-def postgres_database(postgres_url: str) -> Iterator[str]:
+@contextmanager
+def _database(server_url: str, template: str = "template1") -> Iterator[str]:
     """A fresh database, as a SQLAlchemy URL."""
     name = f"test{next(_numbers)}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-        yield postgres_url.replace("/postgres?", f"/{name}?").replace("postgresql:", "postgresql+psycopg:")
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")  # type: ignore[arg-type]
+        yield server_url.replace("/postgres?", f"/{name}?").replace("postgresql:", "postgresql+psycopg:")
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    """The name of a migrated database: to copy it takes a tenth of the time of migrating another."""
+    with _database(postgres_url) as url:
+        _migrate(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("template") / "catalog.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    catalog = Catalog(url)
+    catalog.migrate()
+    catalog.close()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """A migrated database, as a SQLAlchemy URL."""
+    with _database(postgres_url, postgres_template) as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty catalog, on both engines."""
+def empty_catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a catalog that nobody has migrated, on both engines."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'catalog.db'}"
-    return str(request.getfixturevalue("postgres_database"))
+        yield f"sqlite:///{tmp_path / 'catalog.db'}"
+    else:
+        with _database(request.getfixturevalue("postgres_url")) as url:
+            yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """The URL of a migrated catalog in the test's folder."""
+    return f"sqlite:///{shutil.copyfile(sqlite_template, tmp_path / 'catalog.db')}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated catalog, on both engines."""
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_database"))
 
 
 @pytest.fixture
 def catalog(catalog_url: str) -> Iterator[Catalog]:
     """A migrated catalog, on both engines."""
-    yield from _migrated(catalog_url)
+    with closing(Catalog(catalog_url)) as opened:
+        yield opened
 
 
 @pytest.fixture
-def sqlite_catalog(tmp_path: Path) -> Iterator[Catalog]:
+def sqlite_catalog(sqlite_url: str) -> Iterator[Catalog]:
     """A migrated catalog for tests that are not about the catalog."""
-    yield from _migrated(f"sqlite:///{tmp_path / 'catalog.db'}")
-
-
-def _migrated(url: str) -> Iterator[Catalog]:
-    catalog = Catalog(url)
-    catalog.migrate()
-    yield catalog
-    catalog.close()
+    with closing(Catalog(sqlite_url)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
@@ -201,18 +241,21 @@ def _wait_for_socket(path: Path) -> None:
 
 
 @pytest.fixture
-def service_settings(tmp_path: Path, redis_url: str) -> ServiceSettings:
+def service_settings(tmp_path: Path, redis_url: str, sqlite_template: Path) -> ServiceSettings:
     """Settings of a service that looks for new champions often, so that tests need not wait."""
-    return settings.read(ServiceSettings, data=tmp_path / "data", broker_url=redis_url, champion_poll_s=0.02, grace_s=5)
+    data = tmp_path / "data"
+    chosen = settings.read(ServiceSettings, data=data, broker_url=redis_url, champion_poll_s=0.02, grace_s=5)
+    catalog = Path(str(make_url(chosen.catalog_url).database))
+    catalog.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sqlite_template, catalog)
+    return chosen
 
 
 @pytest.fixture
 def opened(service_settings: ServiceSettings) -> Iterator[tuple[Catalog, Store]]:
     """The catalog and store of the service, for what other programs would do to them."""
-    catalog = Catalog(service_settings.catalog_url)
-    catalog.migrate()
-    yield catalog, Store(service_settings.store_url)
-    catalog.close()
+    with closing(Catalog(service_settings.catalog_url)) as catalog:
+        yield catalog, Store(service_settings.store_url)
 
 
 @pytest.fixture

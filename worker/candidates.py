@@ -5,7 +5,7 @@ Whether it is new, this does not know.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,7 +81,7 @@ def quarantined(index: int, name: str, code: str, detail: str) -> ReceiptEntry:
     return ReceiptEntry(index=index, name=name, outcome=Outcome.QUARANTINED, reason=code, detail=detail)
 
 
-def batches(checked: Iterable[Found]) -> Iterator[list[Found]]:
+def batches(checked: Iterable[Found]) -> Generator[list[Found]]:
     """The same in lists of bounded length and bounded size."""
     batch: list[Found] = []
     num_bytes = 0

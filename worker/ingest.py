@@ -14,6 +14,7 @@ from understudy.catalog.shards import Known
 from understudy.quarantine import Quarantine
 from understudy.records import Job, Outcome, ReceiptEntry, ShardMember
 from worker import candidates, receipts, uploads
+from worker.ahead import ahead
 from worker.candidates import Candidate, Found, Unused
 from worker.entries import Folder
 from worker.receipts import Receipt
@@ -34,9 +35,11 @@ def ingest(resources: Resources, claim: Claim, job: Job, folder: Path) -> None:
         unpacking = _Unpacking(resources, claim, receipt, folder, bucket=job.bucket)
         try:
             checked = candidates.check(resources.checkers, _of_images(claim, uploads.walk(resources.store, sent)))
-            for batch in candidates.batches(found for found in checked if not isinstance(found, Folder)):
-                unpacking.take(batch)
-                jobs.progress(resources.catalog, claim, "unpack", unpacking.num_taken, total)
+            batches = candidates.batches(found for found in checked if not isinstance(found, Folder))
+            with ahead(batches) as coming:  # while a shard is sealed, the next images are read and decoded
+                for batch in coming:
+                    unpacking.take(batch)
+                    jobs.progress(resources.catalog, claim, "unpack", unpacking.num_taken, total)
             unpacking.finish()
         finally:
             unpacking.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -144,14 +145,14 @@ async def test_waiting_is_weighed_by_the_engines_times_and_the_rate_of_arrival(
     """The inequality of `_worth_waiting`, at its corners."""
     queue = batcher(seconds=seconds, arrivals=Arrivals(interval_s=interval_s))
     queue._waiting.extend([None] * num_waiting)
-    assert (queue._worth_waiting() > 0) is waits
+    assert (queue._worth_waiting(0) > 0) is waits
 
 
 async def test_while_another_lane_is_free_nobody_waits(batcher: Any):
     """The next to arrive has a lane of its own."""
     queue = batcher(lanes=2, seconds=ON_GPU, arrivals=Arrivals(interval_s=0.0001))
     queue._waiting.append(None)
-    assert queue._worth_waiting() == 0
+    assert queue._worth_waiting(0) == 0
 
 
 def test_the_interval_between_arrivals_follows_them():
@@ -320,10 +321,42 @@ async def test_what_is_asked_for_is_made_of_the_probabilities_in_the_lane(engine
     assert answer == (9, False)
 
 
-async def test_where_batches_gain_nothing_the_next_image_lies_ready_for_the_lane(engine: GatedEngine, batcher: Any):
-    """One runs, one lies ready, one waits; whose time is over while it lies ready is not even decoded."""
+async def test_a_lane_takes_the_next_batch_without_waiting_for_the_event_loop(engine: GatedEngine, batcher: Any):
+    """While the event loop is busy with something else, all that waits is done, in batches; answered when it is free."""
+    queue = batcher(max_batch=2)
+    running = [ask(queue, value) for value in range(5)]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    deadline = time.monotonic() + 10
+    while sum(engine.sizes) < 5 and time.monotonic() < deadline:
+        time.sleep(0.001)  # noqa: ASYNC251  # the event loop stands still, which is the point
+    assert engine.sizes == [1, 2, 2]
+    assert not any(each.done() for each in running)
+    assert [int(a[0]) for a in await asyncio.gather(*running)] == list(range(5))
+    assert int((await queue.predict(image(7), in_time()))[0]) == 7  # the lane is free again
+
+
+async def test_two_queues_share_a_lane_in_turns(engine: GatedEngine):
+    """A version that is tried beside the champion gets its turn, however much waits for the champion."""
+    with ThreadPoolExecutor(1) as pool:
+        tuning = Tuning(1, 1, 1, ON_CPU)
+        champion, challenger = (Batcher(engine, tuning, Lanes(pool, 1)) for _ in range(2))  # type: ignore[arg-type]
+        order: list[str] = []
+        asked = [ask(champion, n) for n in range(4)]
+        await asyncio.sleep(0)
+        asked.append(ask(challenger, 9))
+        for number, each in enumerate(asked):
+            each.add_done_callback(lambda _, name="challenger" if number == 4 else "champion": order.append(name))
+        await asyncio.sleep(0)
+        engine.gate.set()
+        await asyncio.gather(*asked)
+    assert order.index("challenger") == 1
+
+
+async def test_whose_time_is_over_while_it_waits_is_not_even_decoded(engine: GatedEngine, batcher: Any):
+    """Whether the event loop finds it or a lane."""
     queue = batcher(max_batch=1)
-    first, last = ask(queue, 1), None
+    first = ask(queue, 1)
     await asyncio.sleep(0)
     decoded = []
     late = asyncio.create_task(
@@ -331,7 +364,7 @@ async def test_where_batches_gain_nothing_the_next_image_lies_ready_for_the_lane
     )
     last = ask(queue, 3)
     await asyncio.sleep(0.05)
-    assert queue.num_waiting == 1
+    assert queue.num_waiting == 2
     engine.gate.set()
     with pytest.raises(DeadlineExceeded):
         await late

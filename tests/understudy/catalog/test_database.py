@@ -29,16 +29,16 @@ def test_migrating_twice_is_migrating_once(catalog):
         assert session.get_one(BucketRow, "shop").created_at == 1.0
 
 
-def test_eight_programs_may_migrate_an_empty_catalog_at_once(catalog_url):
+def test_eight_programs_may_migrate_an_empty_catalog_at_once(empty_catalog_url):
     """Programs that start at the same moment all start, and leave one whole schema."""
     programs = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE, catalog_url], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", MIGRATE, empty_catalog_url], stderr=subprocess.PIPE, text=True)
         for _ in range(8)
     ]
     faults = [(p.communicate()[1], p.returncode) for p in programs]
 
     assert [fault for fault, code in faults if code != 0] == []
-    catalog = Catalog(catalog_url)
+    catalog = Catalog(empty_catalog_url)
     with catalog.read() as session:
         assert catalog.is_current(session.connection())
     catalog.close()

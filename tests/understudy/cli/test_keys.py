@@ -101,15 +101,15 @@ def test_a_revoked_key_is_named(run: Run, made: Catalog):
     assert keys.every(made)[0].revoked_at is not None
 
 
-def test_the_environment_names_the_catalog(catalog_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_names_the_catalog(empty_catalog_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As in a container of the service, on both engines."""
-    monkeypatch.setenv("UNDERSTUDY_CATALOG_URL", catalog_url)
+    monkeypatch.setenv("UNDERSTUDY_CATALOG_URL", empty_catalog_url)
     monkeypatch.chdir(tmp_path)
 
     result = CliRunner().invoke(commands.app, ["keys", "create", "--name", "laptop", "--scope", "admin"])
 
     assert result.exit_code == 0
-    catalog = Catalog(catalog_url)
+    catalog = Catalog(empty_catalog_url)
     assert [k.name for k in keys.every(catalog)] == ["laptop"]
     catalog.close()
     assert not (tmp_path / "understudy-data").exists()
