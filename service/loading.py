@@ -119,11 +119,11 @@ class Loader:
         seconds_each = 0.0 if is_serving else MEASURE_S
         timed = partial(tuning.measure, narrow, num_lanes=self._lanes_to_time(is_serving))
         sizes: list[int] = []
-        best, num_vain = 0.0, 0
+        best, num_vain, gain = 0.0, 0, tuning.min_batch_gain(narrow.provider)
         for size in tuning.batch_sizes(self.settings.max_batch):
             sizes.append(size)
             rate = size / timed(batch_sizes=[size], seconds_each=0.0)[size]
-            num_vain = 0 if rate > best * (1 + tuning.MIN_BATCH_GAIN) else num_vain + 1
+            num_vain = 0 if rate > best * (1 + gain) else num_vain + 1
             best = max(best, rate)
             if num_vain == MAX_VAIN_DOUBLINGS:  # larger ones would only take memory
                 break

@@ -21,8 +21,9 @@ from understudy.records import ModelCard
 Clock = Callable[[], float]  #: seconds, from any beginning
 
 #: A larger batch, more threads or another number format must gain this much to be worth it: below it are
-#: the differences between two measurements of the same thing.
-MIN_BATCH_GAIN = 0.03
+#: the differences between two measurements of the same thing. On a CPU, which others share, these are larger; and a
+#: large batch is dearer there: its first image waits for the last, and its memory is a process's own.
+MIN_CPU_BATCH_GAIN, MIN_GPU_BATCH_GAIN = 0.10, 0.03
 MIN_GAIN = 0.05
 #: Turns of each size, and so the fewest calls that a median is taken of, however long one takes.
 ROUNDS = 3
@@ -121,10 +122,15 @@ def _calls(engine: Measurable, pixels: Pixels, seconds: float, clock: Clock) -> 
     return taken
 
 
+def min_batch_gain(provider: str) -> float:
+    """The share that a larger batch must gain in images a second."""
+    return MIN_CPU_BATCH_GAIN if provider == "cpu" else MIN_GPU_BATCH_GAIN
+
+
 def choose(batch_seconds: Mapping[int, float], *, provider: str, num_lanes: int, threads: int) -> Tuning:
     """The tuning that the measured times ask for; the largest size measured is the limit.
 
-    On a CPU the smallest batch within 3 % of the best throughput: a larger one would only let its first
+    On a CPU the smallest batch that the best throughput is not 10 % above: a larger one would only let its first
     image wait. On a GPU the largest batch up to which each size measured gains 3 % over the one before.
     """
     rates = {batch: batch / batch_seconds[batch] for batch in sorted(batch_seconds)}
@@ -134,14 +140,14 @@ def choose(batch_seconds: Mapping[int, float], *, provider: str, num_lanes: int,
 
 def _smallest_good(rates: Mapping[int, float]) -> int:
     best = max(rates.values())
-    return next(batch for batch in sorted(rates) if rates[batch] >= best * (1 - MIN_BATCH_GAIN))
+    return next(batch for batch in sorted(rates) if rates[batch] * (1 + MIN_CPU_BATCH_GAIN) >= best)
 
 
 def _last_growing(rates: Mapping[int, float]) -> int:
     sizes = sorted(rates)
     chosen = sizes[0]
     for batch in sizes[1:]:
-        if rates[batch] < rates[chosen] * (1 + MIN_BATCH_GAIN):
+        if rates[batch] < rates[chosen] * (1 + MIN_GPU_BATCH_GAIN):
             break
         chosen = batch
     return chosen

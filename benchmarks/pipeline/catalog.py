@@ -102,15 +102,14 @@ def _seal(catalog: Catalog, claim: claims.Claim, numbers: range) -> None:
             shards.known(catalog, some)
             fingerprints.resembled(catalog, {name: images[name] for name in some})
         members = tuple(
-            ShardMember(sha256=name, name=name, offset=0, num_bytes=1, width=8, height=8, format="PNG") for name in names
+            ShardMember(sha256=name, name=name, offset=0, num_bytes=1, width=8, height=8, format="PNG")
+            for name in names
         )
         key = shard_key("unlabeled", "photos", f"{number:064x}")
         manifest = ShardManifest(
             key=key, sha256=f"{number:064x}", num_bytes=1, split="unlabeled", bucket="photos", members=members
         )
-        shards.seal(
-            catalog, claim, manifest, list(range(IMAGES)), {name: Known(sign) for name, sign in images.items()}
-        )
+        shards.seal(catalog, claim, manifest, list(range(IMAGES)), {name: Known(sign) for name, sign in images.items()})
 
 
 def _label(catalog: Catalog) -> None:

@@ -29,6 +29,8 @@ from benchmarks.serving.servers import Running
 
 #: Every server gets this much load before it is measured.
 WARM_UP_S, WARM_UP_CONNECTIONS = 2, 8
+#: A server that does not notice that its clients have gone works for them a while; the limit is measured after that.
+SETTLE_S = 2.0
 #: Roughly what it takes to start and stop a server, and to export the models, on two cores; for the estimate only.
 START_S, EXPORT_S, SWAP_S = 5, 25, 2.0
 
@@ -66,7 +68,7 @@ class Plan:
         arrangements = 2 * len(BATCHES) + 1
         first = self.rounds * (arrangements * self.limit_s + 3)
         beside_s = (len(self.connections) + 1 + 2 * (1 in self.connections)) * self.beside_s
-        a_server_s = START_S + WARM_UP_S + len(self.connections) * self.seconds + beside_s
+        a_server_s = START_S + WARM_UP_S + len(self.connections) * (self.seconds + SETTLE_S) + beside_s
         closed = self.rounds * len(self.takers) * a_server_s
         around = START_S + 1 + open_loop.BEFORE_S + open_loop.AFTER_S
         overload = len(self.takers) * (around + self.overload_s) if self.overload_s else 0
@@ -229,6 +231,7 @@ def _closed_loop(
     for count in plan.connections:
         alone = [beside.single_ms(plan.beside_s)] if count == 1 else []
         run = wrk.run(server.url, place.bodies[taker.body], connections=count, seconds=plan.seconds)
+        time.sleep(SETTLE_S)
         alone += [beside.single_ms(plan.beside_s)] if count == 1 else []
         after = beside.rate(plan.beside_s)
         now = Now((before + after) / 2, sum(alone) / 2 if alone else math.nan)

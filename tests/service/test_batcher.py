@@ -329,7 +329,7 @@ async def test_a_lane_takes_the_next_batch_without_waiting_for_the_event_loop(en
     engine.gate.set()
     deadline = time.monotonic() + 10
     while sum(engine.sizes) < 5 and time.monotonic() < deadline:
-        time.sleep(0.001)  # noqa: ASYNC251  # the event loop stands still, which is the point
+        time.sleep(0.001)  # the event loop stands still, which is the point
     assert engine.sizes == [1, 2, 2]
     assert not any(each.done() for each in running)
     assert [int(a[0]) for a in await asyncio.gather(*running)] == list(range(5))

@@ -7,9 +7,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from understudy import bench, cli, engine, registry
+from understudy import bench, engine, registry
 from understudy.bench import Measurement
 from understudy.catalog import versions
+from understudy.cli import commands
 from understudy.errors import ArtifactRefused, NoChampion, NotFound
 from understudy.records import Variant
 from understudy.testing import tiny_artifact
@@ -21,7 +22,7 @@ CLASSES = ("red", "green", "blue")
 def run(*words: object) -> str:
     """What the command prints, within this process."""
     done = CliRunner().invoke(
-        cli.app,
+        commands.app,
         ["bench", "engine", *map(str, words), "--provider", "cpu", "--max-batch", "2", "--seconds", "0"],
         env={"COLUMNS": "200", "TERM": "dumb"},
     )
