@@ -134,8 +134,28 @@ def query(
 class Session:
     """A private DuckDB over some label sets; ``opened`` makes it."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, diagnose: Callable[[], None]) -> None:
-        self._connection, self._folder, self._diagnose = connection, folder, diagnose
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, folder: Path, root: Path, fetch: Callable[[Sequence[str]], object]
+    ) -> None:
+        self._connection, self._folder, self._root, self._fetch = connection, folder, root, fetch
+        self._shown: dict[str, Sequence[str]] = {}
+
+    def show(self, name: str, keys: Sequence[str]) -> None:
+        """From now on the name stands for the rows of these label sets, which it was opened for. Of none it has no row."""
+        self._shown[name] = keys
+        self._fetch(keys)
+        self._connection.execute(f"DROP VIEW IF EXISTS {name}")
+        if not keys:
+            self._connection.register(name, _NAMED_SCHEMA.empty_table())
+            return
+        files = [f"{self._root}/{key}" for key in keys]
+        self._connection.execute(f"SET VARIABLE files_of_{name} = $files", {"files": files})
+        with self._naming_damage():
+            self._connection.execute(
+                f"CREATE TEMP VIEW {name} AS "
+                f"SELECT * EXCLUDE filename, substr(filename, {len(str(self._root)) + 2}) AS label_set "
+                f"FROM read_parquet(getvariable('files_of_{name}'), filename = true)"
+            )
 
     def ask(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
         """The answer to a query, which must fit into memory."""
@@ -170,7 +190,8 @@ class Session:
                 f"a query over label sets needs more memory or spool than it may have: {error}"
             ) from error
         except duckdb.Error:
-            self._diagnose()
+            for keys in self._shown.values():
+                _find_damage(self._root, keys)
             raise
 
 
@@ -179,6 +200,7 @@ def opened(
     store: Store,
     named: Mapping[str, Sequence[str]],
     *,
+    more: Sequence[str] = (),
     spool: Path | None = None,
     memory: str = MEMORY_LIMIT,
     threads: int | None = None,
@@ -186,30 +208,32 @@ def opened(
 ) -> Iterator[Session]:
     """A DuckDB in which each name of ``named`` stands for the rows of its label sets, and whose SQL reaches no other file.
 
-    Columns and conditions are pushed down into the files. What does not fit into ``memory`` goes to ``spool``
-    (None: the system's temporary folder), at most ``MAX_SPILL``. ``threads`` None: one a core. Raises
-    FileNotFoundError for a label set that is not there and LabelSetRefused for one that is damaged.
+    ``more`` are label sets that may be shown later. Columns and conditions are pushed down into the files. What does
+    not fit into ``memory`` goes to ``spool`` (None: the system's temporary folder), at most ``MAX_SPILL``. ``threads``
+    None: one a core. Raises FileNotFoundError for a label set that is not there and LabelSetRefused for one
+    that is damaged.
     """
-    keys = [key for some in named.values() for key in some]
     if spool is not None:
         spool.mkdir(parents=True, exist_ok=True)
     cache = (spool or Path(tempfile.gettempdir())) / f"label-sets-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
-    root = label_files.folder_with(store, keys, cache)
+    root = store.folder or cache
+    keys = {key for some in (*named.values(), more) for key in some}
     settings: dict[str, Any] = {"memory_limit": memory, "threads": threads or cores.available()}
     with (
         tempfile.TemporaryDirectory(dir=spool, prefix="query-") as folder,
         duckdb.connect(":memory:", config=settings) as connection,
     ):
-        _close_off(connection, [root / key for key in keys], Path(folder))
-        session = Session(connection, Path(folder), partial(_find_damage, root, keys))
+        _close_off(connection, [f"{root}/{key}" for key in keys], Path(folder))
+        fetch = partial(label_files.folder_with, store, cache=cache)
+        session = Session(connection, Path(folder), root, fetch)
         for name, some in named.items():
-            _show(connection, session, root, name, some)
+            session.show(name, some)
         for name, table in tables.items():
             session.give(name, table)
         yield session
 
 
-def _close_off(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], folder: Path) -> None:
+def _close_off(connection: duckdb.DuckDBPyConnection, files: Sequence[str], folder: Path) -> None:
     """From here on the connection reads these files, writes into the folder, and reaches nothing else."""
     if files:
         listed = ", ".join(f"'{_quoted(file)}'" for file in files)
@@ -221,20 +245,7 @@ def _close_off(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], fol
     connection.execute("SET lock_configuration = true")
 
 
-def _show(connection: duckdb.DuckDBPyConnection, session: Session, root: Path, name: str, keys: Sequence[str]) -> None:
-    """A view of label sets. Of none it has the columns and no row."""
-    if not keys:
-        connection.register(name, _NAMED_SCHEMA.empty_table())
-        return
-    connection.execute(f"SET VARIABLE files_of_{name} = $files", {"files": [str(root / key) for key in keys]})
-    with session._naming_damage():
-        connection.execute(
-            f"CREATE TEMP VIEW {name} AS SELECT * EXCLUDE filename, substr(filename, {len(str(root)) + 2}) AS label_set "
-            f"FROM read_parquet(getvariable('files_of_{name}'), filename = true)"
-        )
-
-
-def _quoted(path: Path) -> str:
+def _quoted(path: Path | str) -> str:
     return str(path).replace("'", "''")
 
 

@@ -6,9 +6,11 @@ on is decided in ``trainer/selection.py``, by the same arithmetic (``quota``).
 
 import base64
 import binascii
+import heapq
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -30,6 +32,7 @@ from understudy.label_records import (
     PseudoLabel,
     SelectionPreview,
 )
+from understudy.labels import Session
 from understudy.quota import Bins, Quota
 from understudy.records import ReliabilityBin
 from understudy.store import Store
@@ -168,15 +171,33 @@ def page(
     if after is not None:
         where.append(f"({_KEYS[sort]} {sign} $key OR ({_KEYS[sort]} = $key AND sha256 > $after))")
         parameters |= {"key": after.key, "after": after.sha256}
-    sql = f"""
-        SELECT sha256, label_set, ({_KEYS[sort]})::DOUBLE AS key FROM {_COMPARED if compare else "labels"}
-        WHERE {" AND ".join(where) or "true"} ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}
-    """
+    condition = " AND ".join(where) or "true"
+    rows = f"{_COMPARED if compare else 'labels'} WHERE {condition}"
+    best = f"{'max' if order == LabelOrder.DESC else 'min'}({_KEYS[sort]}, {limit + 1})::DOUBLE[]"
     with _opened(looking, sets, compare=compare, teacher=teacher) as session:
-        found = session.ask(sql, parameters).to_pylist()
+        # 1. The first keys of each label set: without the sha-256, which are most of what there is to read
+        keys = session.ask(f"SELECT label_set, {best} AS best FROM {rows} GROUP BY label_set", parameters).to_pylist()
+        needed = _holding(keys, limit + 1, is_descending=order == LabelOrder.DESC)
+
+        # 2. The first rows of those label sets that can have them
+        session.show("labels", [one.key for one in sets if one.key in needed])
+        found = session.ask(
+            f"SELECT sha256, label_set, ({_KEYS[sort]})::DOUBLE AS key FROM {rows} "
+            f"ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}",
+            parameters,
+        ).to_pylist()
+
+        # 3. All that is told of them
+        told = _details(looking, session, teacher, sets, found[:limit])
     last = found[limit - 1] if len(found) > limit else None
-    following = str(Cursor(teacher, sort, order, last["key"], last["sha256"])) if last else None
-    return _details(looking, teacher, sets, found[:limit]), following
+    return told, str(Cursor(teacher, sort, order, last["key"], last["sha256"])) if last else None
+
+
+def _holding(keys: Sequence[Mapping[str, Any]], num: int, *, is_descending: bool) -> set[str]:
+    """The label sets in which the first ``num`` rows are, whichever of equal ones come first."""
+    sign = -1 if is_descending else 1
+    first = heapq.nsmallest(num, (sign * key for row in keys for key in row["best"]))
+    return {row["label_set"] for row in keys if sign * row["best"][0] <= first[-1]}
 
 
 @_listing_anew
@@ -187,7 +208,8 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     for teacher in label_sets.teachers(looking.catalog):
         sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
         found = [{"sha256": sha256, "label_set": one.key} for one in sets]
-        told += _details(looking, teacher, sets, found)
+        with _opened(looking, sets, compare=False, teacher=teacher) as session:
+            told += _details(looking, session, teacher, sets, found)
     return told
 
 
@@ -312,15 +334,17 @@ def _expected_right(confidence: float, reliability: Sequence[ReliabilityBin]) ->
     return confidence
 
 
-def _opened(looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str) -> Any:
+def _opened(
+    looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str
+) -> AbstractContextManager[Session]:
     """A session with ``labels``, and to compare with the last teacher's all that ``_COMPARED`` joins."""
-    named: dict[str, Sequence[str]] = {"labels": [one.key for one in sets]}
-    tables = {}
-    if compare:
-        earlier = [one for one in sets if one.previous_key is not None]
-        named["before"] = [one.previous_key or "" for one in earlier]
-        tables = _names(looking, teacher, earlier)
-    return labels.opened(looking.store, named, spool=looking.spool, threads=looking.threads, tables=tables)
+    earlier = [one for one in sets if one.previous_key is not None]
+    before = [one.previous_key or "" for one in earlier]
+    named = {"labels": [one.key for one in sets]} | ({"before": before} if compare else {})
+    tables = _names(looking, teacher, earlier) if compare else {}
+    return labels.opened(
+        looking.store, named, more=before, spool=looking.spool, threads=looking.threads, tables=tables
+    )  # fmt: skip
 
 
 def _names(looking: Looking, teacher: str, earlier: Sequence[Listed]) -> dict[str, Any]:
@@ -356,19 +380,23 @@ def _one_each(earlier: Sequence[Listed]) -> list[Listed]:
 
 
 def _details(
-    looking: Looking, teacher: str, sets: Sequence[Listed], found: Sequence[Mapping[str, Any]]
+    looking: Looking, session: Session, teacher: str, sets: Sequence[Listed], found: Sequence[Mapping[str, Any]]
 ) -> list[PseudoLabel]:
     """All that is told of some images, in their order, from their own label sets alone."""
     if not found:
         return []
     where = {one.key: one for one in sets}
     needed = [where[key] for key in dict.fromkeys(row["label_set"] for row in found)]
-    with _opened(looking, needed, compare=True, teacher=teacher) as session:
-        rows = session.ask(
-            f"SELECT sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, top_probabilities, "
-            f"before_name FROM {_COMPARED} WHERE sha256 IN (SELECT unnest($wanted::VARCHAR[]))",
-            {"wanted": [row["sha256"] for row in found]},
-        ).to_pylist()
+    earlier = [one for one in needed if one.previous_key is not None]
+    session.show("labels", [one.key for one in needed])
+    session.show("before", [one.previous_key or "" for one in earlier])
+    for name, table in _names(looking, teacher, earlier).items():
+        session.give(name, table)
+    rows = session.ask(
+        f"SELECT sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, top_probabilities, "
+        f"before_name FROM {_COMPARED} WHERE sha256 IN (SELECT unnest($wanted::VARCHAR[]))",
+        {"wanted": [row["sha256"] for row in found]},
+    ).to_pylist()
     classes = looking.classes(teacher)
     told = {row["sha256"]: _pseudo_label(row, where[row["label_set"]], classes) for row in rows}
     return [told[row["sha256"]] for row in found if row["sha256"] in told]

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -321,15 +320,15 @@ async def test_what_is_asked_for_is_made_of_the_probabilities_in_the_lane(engine
     assert answer == (9, False)
 
 
-async def test_a_lane_takes_the_next_batch_without_waiting_for_the_event_loop(engine: GatedEngine, batcher: Any):
+async def test_a_lane_takes_the_next_batch_without_waiting_for_the_event_loop(
+    engine: GatedEngine, batcher: Any, until: Any
+):
     """While the event loop is busy with something else, all that waits is done, in batches; answered when it is free."""
     queue = batcher(max_batch=2)
     running = [ask(queue, value) for value in range(5)]
     await asyncio.sleep(0)
     engine.gate.set()
-    deadline = time.monotonic() + 10
-    while sum(engine.sizes) < 5 and time.monotonic() < deadline:
-        time.sleep(0.001)  # the event loop stands still, which is the point
+    until(lambda: sum(engine.sizes) == 5)  # the event loop stands still meanwhile
     assert engine.sizes == [1, 2, 2]
     assert not any(each.done() for each in running)
     assert [int(a[0]) for a in await asyncio.gather(*running)] == list(range(5))
