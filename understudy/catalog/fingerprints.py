@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, union, update
+from sqlalchemy import func, select, union, update
 from sqlalchemy.orm import Session
 
 from understudy import fingerprints
@@ -16,6 +16,9 @@ from understudy.catalog.tables import FingerprintRow, LabeledImageRow
 MAX_COMPARED = 5000
 #: A row has eight values, and SQLite takes at most 32,766 in a statement; PostgreSQL plans long lists slowly.
 ROWS_PER_STATEMENT = 1000
+
+#: Any constant will do: it names the lock among PostgreSQL's advisory locks.
+SEALING_LOCK = 0x73656C6E
 
 _BANDS = (FingerprintRow.band_0, FingerprintRow.band_1, FingerprintRow.band_2, FingerprintRow.band_3)
 
@@ -85,11 +88,21 @@ class Known:
     resembles: str | None = None  #: the image that stands for it where copies are looked for
 
 
+def in_turn(session: Session, *, split: str) -> None:
+    """Let nothing be sealed beside a part of the holdout: two such transactions would not see each other's images.
+
+    To be called first in the transaction; what is outside the holdout is sealed side by side. SQLite has one writer.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        lock = func.pg_advisory_xact_lock if split == "holdout" else func.pg_advisory_xact_lock_shared
+        session.execute(select(lock(SEALING_LOCK)))
+
+
 def insert(session: Session, images: Mapping[str, Known], *, split: str) -> None:
     """Add what was just sealed, within the transaction that seals it.
 
     Whatever was sealed by others since it was looked up: no image outside the holdout that resembles one in it
-    stays unmarked. (On PostgreSQL two such transactions at the same moment do not see each other.)
+    stays unmarked. The caller has called ``in_turn``.
     """
     known = {sha256: image.fingerprint for sha256, image in sorted(images.items()) if image.fingerprint}
     rows = [_row(sha256, images[sha256]) for sha256 in known]

@@ -96,6 +96,7 @@ def seal(
     """
     members = manifest.members
     with catalog.write() as session:
+        resemblances.in_turn(session, split=manifest.split)
         claims.fence(session, claim)
         shard_id = session.scalar(
             insert_or_ignore(session, ShardRow)

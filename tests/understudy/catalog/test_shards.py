@@ -1,11 +1,13 @@
 """Sealed shards, the label sets wanted for them, and what is counted, on both engines."""
 
 import hashlib
+import threading
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import func, select, update
 
-from understudy.catalog import Catalog, claims, shards
+from understudy.catalog import Catalog, claims, fingerprints, shards
 from understudy.catalog.database import insert_or_ignore, now
 from understudy.catalog.shards import AlreadyThere
 from understudy.catalog.tables import BucketRow, ImageRow, JobRow, LabelSetRow, ShardRow
@@ -62,6 +64,31 @@ def test_the_same_shard_twice_is_already_there(catalog, claimed_job, manifest_of
 
     assert refusal.value.sha256s == {sha256("a"), sha256("b")}
     assert num_rows(catalog, ShardRow) == 1
+
+
+def test_no_copy_slips_past_a_holdout_that_is_sealed_at_the_same_moment(
+    catalog, claimed_job, manifest_of, in_threads, monkeypatch
+):
+    """A bucket's image that resembles a holdout image is marked, whichever of the two transactions ends first."""
+    both_written = threading.Barrier(2)
+    insert = fingerprints.insert
+
+    def insert_and_wait(*args, **kwargs):
+        insert(*args, **kwargs)
+        with suppress(threading.BrokenBarrierError):  # the other one waits for our end: it comes later
+            both_written.wait(0.5)
+
+    monkeypatch.setattr(fingerprints, "insert", insert_and_wait)
+    jobs = [claimed_job(), claimed_job()]
+    manifests = [manifest_of(["h"], split="holdout", bucket=None), manifest_of(["u"])]
+    prints = {sha256("h"): fingerprints.Known(bytes(35)), sha256("u"): fingerprints.Known(bytes(34) + b"\x01")}
+
+    def seal(number: int) -> object:
+        name = manifests[number].members[0].sha256
+        return shards.seal(catalog, jobs[number], manifests[number], [0], {name: prints[name]})
+
+    assert [type(each) for each in in_threads(seal, 2)] == [shards.Sealed] * 2
+    assert shards.human_labeled(catalog) == {sha256("h"), sha256("u")}
 
 
 def test_a_late_worker_cannot_seal(catalog, claimed_job, manifest_of):
