@@ -1,4 +1,7 @@
-"""``python -m benchmarks.pipeline``: ingest, labeling, selection and looking, each beside its limit, in one run."""
+"""``python -m benchmarks.pipeline``: ingest, labeling, selection and looking, each beside its limit.
+
+Each part compares within itself; with ``--keep FILE`` the parts of several runs make one report.
+"""
 
 import os
 import sys
@@ -13,7 +16,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import machine, sheets
-from benchmarks.pipeline import ingest, labeling, report, selection
+from benchmarks.pipeline import catalog, ingest, labeling, report, selection
 from benchmarks.pipeline.report import Results
 from benchmarks.serving import photos
 
@@ -34,49 +37,67 @@ class Plan:
     rounds: int
     rows: tuple[int, ...]  #: to select from
     looked_at: int  #: rows of which facets and pages are asked
+    num_shards: int  #: in a catalog
 
 
-FULL = Plan(num_photos=1500, large=60, num_labeled=600, rounds=3, rows=(10_000_000, 50_000_000), looked_at=1_000_000)
-QUICK = Plan(num_photos=200, large=0, num_labeled=100, rounds=1, rows=(100_000, 200_000), looked_at=50_000)
+PARTS = ("ingest", "large", "labeling", "selection", "looking", "catalog")
+FULL = Plan(
+    num_photos=1500,
+    large=60,
+    num_labeled=600,
+    rounds=3,
+    rows=(10_000_000, 50_000_000),
+    looked_at=1_000_000,
+    num_shards=300,
+)
+QUICK = Plan(
+    num_photos=200, large=0, num_labeled=100, rounds=1, rows=(100_000, 200_000), looked_at=50_000, num_shards=10
+)
 
 
 @app.command(help=__doc__)
 def main(
-    parts: Annotated[str, typer.Option(help="what is measured")] = "ingest,labeling,selection,looking",
+    parts: Annotated[str, typer.Option(help="what is measured; large is the memory of a large ingest")] = ",".join(
+        PARTS
+    ),
     folder: Annotated[
         Path | None, typer.Option(help="where 25 GB may be written; the system's temporary folder")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="little of everything: to see that it works")] = False,
+    keep: Annotated[Path | None, typer.Option(help="file of figures: those measured before are reported too")] = None,
     write: Annotated[Path | None, typer.Option("--report", help="file to write the results to, as Markdown")] = None,
 ) -> None:
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    if unknown := set(parts.split(",")) - {"ingest", "labeling", "selection", "looking"}:
-        console.print(f"--parts {min(unknown)!r}: it is of ingest, labeling, selection, looking", highlight=False)
+    if unknown := set(parts.split(",")) - set(PARTS):
+        console.print(f"--parts {min(unknown)!r}: choose of {', '.join(PARTS)}", highlight=False)
         raise typer.Exit(2)
     described = machine.describe(PACKAGES)
     if os.getloadavg()[0] > 0.5:
         console.print(
             f"[yellow]this machine is not idle (load {os.getloadavg()[0]:.1f}); figures will be poor[/yellow]"
         )
-    results = measure(QUICK if quick else FULL, parts.split(","), folder, console)
+    results = report.read(keep) if keep is not None and keep.exists() else Results()
+    measure(results, QUICK if quick else FULL, parts.split(","), folder, console)
+    if keep is not None:
+        keep.write_text(results.to_json())
     sheets.show(report.every(results), console)
     if write is not None:
         report.write(results, write, described)
         console.print(f"written to {write}")
 
 
-def measure(plan: Plan, parts: list[str], folder: Path | None, console: Console) -> Results:
+def measure(results: Results, plan: Plan, parts: list[str], folder: Path | None, console: Console) -> None:
     """Everything asked for, in order."""
-    results = Results()
     with tempfile.TemporaryDirectory(dir=folder, prefix="pipeline-benchmark-") as name:
         place = Path(name)
-        if "ingest" in parts:
+        if {"ingest", "large"} & set(parts):
             archive = _archive(place, plan.num_photos)
+        if "ingest" in parts:
             with console.status(f"ingest of {plan.num_photos:,} photos"):
                 results.ingest = ingest.measure(archive, rounds=plan.rounds)
-            if plan.large:
-                with console.status(f"ingest of {plan.num_photos * plan.large:,} photos in one archive"):
-                    results.large_ingest = ingest.measure(archive, rounds=1, repeat=plan.large, place=place)
+        if "large" in parts and plan.large:
+            with console.status(f"ingest of {plan.num_photos * plan.large:,} photos in one archive"):
+                results.large_ingest = ingest.measure(archive, rounds=1, repeat=plan.large, place=place)
         if "labeling" in parts:
             with console.status(f"labeling of {plan.num_labeled:,} photos"):
                 shard_images = max(1, plan.num_labeled // 3)
@@ -84,13 +105,16 @@ def measure(plan: Plan, parts: list[str], folder: Path | None, console: Console)
                     num_images=plan.num_labeled, shard_images=shard_images, rounds=plan.rounds
                 )
         if "selection" in parts:
+            results.selection.clear()
             for num_rows in plan.rows:
                 with console.status(f"selection from {num_rows:,} rows"):
                     results.selection.append(selection.measure(num_rows, place))
         if "looking" in parts:
             with console.status(f"facets and pages of {plan.looked_at:,} rows"):
                 results.looking = selection.measure_looking(plan.looked_at, place)
-    return results
+        if "catalog" in parts:
+            with console.status(f"a catalog of {plan.num_shards:,} shards"):
+                results.catalog = catalog.measure(plan.num_shards)
 
 
 def _archive(folder: Path, num_photos: int) -> Path:

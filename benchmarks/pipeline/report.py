@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from benchmarks import sheets
+from benchmarks.pipeline.catalog import CatalogFigures
 from benchmarks.pipeline.ingest import IngestMeasurement
 from benchmarks.pipeline.labeling import Labeled
 from benchmarks.pipeline.selection import Answers, Figures
@@ -27,6 +30,19 @@ class Results:
     labeling: Labeled | None = None
     selection: list[Figures] = field(default_factory=list)
     looking: Answers | None = None
+    catalog: CatalogFigures | None = None
+
+    def to_json(self) -> str:
+        """For ``read``."""
+        return _RESULTS.dump_json(self, indent=1).decode()
+
+
+_RESULTS = TypeAdapter(Results)
+
+
+def read(path: Path) -> Results:
+    """What was measured before."""
+    return _RESULTS.validate_json(path.read_bytes())
 
 
 def every(results: Results) -> list[Sheet]:
@@ -40,6 +56,8 @@ def every(results: Results) -> list[Sheet]:
         made.append(_selection(results))
     if results.looking is not None:
         made.append(_looking(results.looking))
+    if results.catalog is not None:
+        made.append(_catalog(results.catalog))
     return made
 
 
@@ -137,6 +155,20 @@ def _looking(run: Answers) -> Sheet:
     ]
     note = f"{run.num_rows:,} rows in label sets of 1,000, on one thread as in the service."
     return Sheet("Looking at pseudo-labels", ("what", "s", "CPU s"), rows, note)
+
+
+def _catalog(run: CatalogFigures) -> Sheet:
+    rows = [
+        ("images looked up and sealed a second", f"{run.seal_images_per_s:,.0f}"),
+        ("bytes an image, rows and indexes", f"{run.bytes_per_image:.0f}"),
+        ("label sets taken and published a second", f"{run.claims_per_s:.0f}"),
+        ("seconds to list them", f"{run.list_s:.2f}"),
+    ]
+    note = (
+        f"PostgreSQL on the same machine, {run.threads} threads, {run.num_images:,} images in shards of 1,000, each with a "
+        "fingerprint; one bucket. Server and threads share the cores."
+    )
+    return Sheet("Catalog", ("what", "measured"), rows, note)
 
 
 def write(results: Results, path: Path, described: Mapping[str, str]) -> None:
