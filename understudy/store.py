@@ -6,6 +6,7 @@ nowhere else. The only door to obstore; it says FileNotFoundError, not the vendo
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -25,6 +26,10 @@ from understudy.errors import SettingsRefused, SourceAway, SourceRefused
 
 #: Part size of streamed uploads. S3 takes no part under 5 MiB.
 PART_BYTES = 8 * 2**20
+#: A file up to here is sent to a bucket in one piece, on the condition that its key is free.
+MAX_WHOLE_BYTES = 32 * 2**20
+#: What a file system says that has no second names for this file.
+NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 #: Where half-written files lie in a local folder: obstore names them so, and weights await their name there.
 UNFINISHED = ("uploads/*/*#*", "weights/*#*", "weights/arriving-*")
 
@@ -174,7 +179,17 @@ class Store:
         return True
 
     def put(self, key: str, data: bytes | Path) -> bool:
-        """Write an object unless it is there; False if it was. Readers see all of it or nothing."""
+        """Write an object unless it is there; False if it was. Readers see all of it or nothing.
+
+        A file may be large: it is not held in memory. In a local folder it becomes the object itself, where both are
+        on one disk, so its writer must have done with it. Into a bucket a file over ``MAX_WHOLE_BYTES`` goes in parts,
+        which no bucket does conditionally: of two that write at one moment the later stays.
+        """
+        if isinstance(data, Path):
+            if self._root is not None and (is_new := self._adopt(key, data)) is not None:
+                return is_new
+            if self._root is None and data.stat().st_size > MAX_WHOLE_BYTES:
+                return not self.exists(key) and self._send(key, data)
         source: Any = data
         try:
             obstore.put(self._store, key, source, mode="create")
@@ -187,9 +202,30 @@ class Store:
 
     def replace(self, key: str, data: bytes | Path) -> None:
         """Write an object over what may be there: for progress and checkpoints, never for facts."""
+        self._send(key, data)
+
+    def _send(self, key: str, data: bytes | Path) -> bool:
         source: Any = data
-        obstore.put(self._store, key, source)
+        obstore.put(self._store, key, source, chunk_size=PART_BYTES, max_concurrency=2)
         self._make_durable(key)
+        return True
+
+    def _adopt(self, key: str, path: Path) -> bool | None:
+        """Give a local file its key as a second name; None: it cannot have one, as on another disk."""
+        assert self._root is not None
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sync(path)
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                return None
+            raise
+        _sync(target.parent)
+        return True
 
     async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """Write an object as it arrives, with bounded memory; if ``chunks`` raises, nothing is left behind."""
@@ -248,11 +284,16 @@ class Store:
         if self._root is None:
             return
         for path in (self._root / key, (self._root / key).parent):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file or a folder on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class _Parts(io.RawIOBase):

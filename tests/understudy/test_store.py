@@ -1,15 +1,17 @@
 """The store, in a folder and in a bucket: one test body runs over both."""
 
 import asyncio
+import tempfile
 import threading
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 
 from understudy import store as layout
 from understudy.errors import SettingsRefused
-from understudy.store import PART_BYTES, Store, sha256_of
+from understudy.store import MAX_WHOLE_BYTES, PART_BYTES, Store, sha256_of
 
 
 async def pieces(*chunks: bytes):
@@ -98,6 +100,43 @@ def test_a_local_file_can_be_put(store, tmp_path):
     assert not store.put("key", path)
 
     assert store.get("key") == path.read_bytes()
+
+
+@pytest.mark.parametrize("num_bytes", [1000, MAX_WHOLE_BYTES + 1])
+def test_a_file_is_put_once(store, tmp_path, num_bytes):
+    """However large: the second is told so; and the object does not need the file any more."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"1" * num_bytes)
+    second.write_bytes(b"2")
+
+    assert store.put("key", first) is True
+    assert store.put("key", second) is False
+    first.unlink()
+
+    assert store.get("key") == b"1" * num_bytes
+
+
+def test_a_file_of_the_same_disk_is_not_copied(local_store, tmp_path):
+    """A shard of 256 MB is on the disk once, and never in memory."""
+    file = tmp_path / "file"
+    file.write_bytes(b"data")
+
+    local_store.put("folder/key", file)
+
+    assert (local_store.folder / "folder/key").samefile(file)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no other file system to put a file on")
+def test_a_file_of_another_disk_is_copied(local_store):
+    """As where the spool has a disk of its own."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(b"data")
+        file.flush()
+
+        assert local_store.put("key", Path(file.name)) is True
+        assert local_store.put("key", Path(file.name)) is False
+
+    assert local_store.get("key") == b"data"
 
 
 async def test_an_upload_is_stored_as_it_arrives(store):
