@@ -5,6 +5,7 @@ which of many to compare is told by four bands, each 16 of the 64 lowest frequen
 copies of which at most three of these signs differ share a band for certain.
 """
 
+import struct
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ MAX_DISTANCE = 24
 MAX_COLOUR_DIFFERENCE = 32
 
 NUM_BANDS = 4
+_BANDS = struct.Struct(f">{NUM_BANDS}H")
 _SIGN_BYTES = 32
 
 
 def bands(fingerprint: bytes) -> tuple[int, ...]:
     """What an index finds a fingerprint by: NUM_BANDS numbers of 16 bits."""
-    return tuple(int.from_bytes(fingerprint[2 * i : 2 * i + 2], "big") for i in range(NUM_BANDS))
+    numbers: tuple[int, ...] = _BANDS.unpack_from(fingerprint)
+    return numbers
 
 
 def distance(one: bytes, other: bytes) -> int | None:

@@ -14,6 +14,9 @@ from understudy import images
 from understudy.records import ShardManifest, ShardMember
 from understudy.store import Store, manifest_key, sha256_of, shard_key
 
+#: Written at a time: an image is one write, not one for each 16 kB.
+BUFFER_BYTES = 1 * 2**20
+
 _SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
@@ -25,8 +28,8 @@ class ShardWriter:
         self._split, self._bucket, self._folder = split, bucket, bucket if folder is None else folder
         self._members: list[ShardMember] = []
         self._num_bytes = 0
-        self._file = path.open("wb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._file = path.open("wb", BUFFER_BYTES)
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=BUFFER_BYTES)
 
     @property
     def num_images(self) -> int:

@@ -16,9 +16,9 @@ from worker.entries import Folder
 from worker.uploads import Numbered
 
 #: Candidates that are looked up in the catalog together, so that a query is shared by many.
-BATCH_ENTRIES = 64
+BATCH_ENTRIES = 256
 #: Of how many bytes at most: a batch of large photos is a small one.
-BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, union, update
+from sqlalchemy import bindparam, func, select, union, update
 from sqlalchemy.orm import Session
 
 from understudy import fingerprints
@@ -21,6 +21,19 @@ ROWS_PER_STATEMENT = 1000
 SEALING_LOCK = 0x73656C6E
 
 _BANDS = (FingerprintRow.band_0, FingerprintRow.band_1, FingerprintRow.band_2, FingerprintRow.band_3)
+
+
+# Built once: to build and compare a statement of some hundred values takes longer than to run it.
+_SHARING = union(
+    *(select(FingerprintRow.sha256).where(band.in_(bindparam(band.key, expanding=True))) for band in _BANDS)
+).subquery()
+_FOUND = select(FingerprintRow.sha256, FingerprintRow.fingerprint).join(
+    _SHARING, _SHARING.c.sha256 == FingerprintRow.sha256
+)
+_OF_ALL = _FOUND.limit(MAX_COMPARED)
+_OF_HOLDOUT = _FOUND.join(
+    LabeledImageRow, (LabeledImageRow.sha256 == FingerprintRow.sha256) & (LabeledImageRow.split == "holdout")
+)
 
 
 @dataclass(frozen=True)
@@ -61,22 +74,10 @@ def _sharing_a_band(session: Session, images: Mapping[str, bytes], *, is_holdout
     bands = [fingerprints.bands(fingerprint) for fingerprint in images.values() if fingerprint]
     found: dict[str, bytes] = {}
     for at in range(0, len(bands), ROWS_PER_STATEMENT):
-        some = bands[at : at + ROWS_PER_STATEMENT]
-        sharing = union(
-            *(
-                select(FingerprintRow.sha256).where(column.in_(sorted({band[index] for band in some})))
-                for index, column in enumerate(_BANDS)
-            )
-        ).subquery()
-        rows = select(FingerprintRow.sha256, FingerprintRow.fingerprint).join(
-            sharing, sharing.c.sha256 == FingerprintRow.sha256
-        )
-        if is_holdout:
-            frozen = (LabeledImageRow.sha256 == FingerprintRow.sha256) & (LabeledImageRow.split == "holdout")
-            rows = rows.join(LabeledImageRow, frozen)
-        else:
-            rows = rows.limit(MAX_COMPARED)
-        found.update((sha256, fingerprint) for sha256, fingerprint in session.execute(rows))
+        some = zip(*bands[at : at + ROWS_PER_STATEMENT], strict=True)
+        wanted = {column.key: sorted(set(values)) for column, values in zip(_BANDS, some, strict=True)}
+        rows = session.execute(_OF_HOLDOUT if is_holdout else _OF_ALL, wanted)
+        found.update((sha256, fingerprint) for sha256, fingerprint in rows)
     return sorted(found.items())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, func, select, text, true, update
+from sqlalchemy import and_, bindparam, delete, func, select, text, true, update
 from sqlalchemy.orm import Session
 
 from understudy.catalog import claims
@@ -42,6 +42,17 @@ LABEL_ATTEMPTS, CAREFUL_FROM = 6, 3
 ROWS_PER_STATEMENT = 5000
 
 
+_WANTED: Any = bindparam("sha256s", expanding=True)
+_KNOWN_UNLABELED = select(ImageRow.sha256, ImageRow.job_id, ImageRow.entry).where(ImageRow.sha256.in_(_WANTED))
+_KNOWN_LABELED = select(
+    LabeledImageRow.sha256,
+    LabeledImageRow.split,
+    LabeledImageRow.job_id,
+    LabeledImageRow.entry,
+    LabeledImageRow.class_name,
+).where(LabeledImageRow.sha256.in_(_WANTED))
+
+
 @dataclass(frozen=True)
 class Known:
     """Where the bytes of an image are already."""
@@ -74,11 +85,11 @@ def known(catalog: Catalog, sha256s: Iterable[str]) -> dict[str, Known]:
     found: dict[str, Known] = {}
     with catalog.read() as session:
         for at in range(0, len(wanted), ROWS_PER_STATEMENT):
-            some = wanted[at : at + ROWS_PER_STATEMENT]
-            for image in session.scalars(select(ImageRow).where(ImageRow.sha256.in_(some))):
-                found[image.sha256] = Known("unlabeled", image.job_id, image.entry, None)
-            for labeled in session.scalars(select(LabeledImageRow).where(LabeledImageRow.sha256.in_(some))):
-                found[labeled.sha256] = Known(labeled.split, labeled.job_id, labeled.entry, labeled.class_name)
+            some = {"sha256s": wanted[at : at + ROWS_PER_STATEMENT]}
+            for sha256, job_id, entry in session.execute(_KNOWN_UNLABELED, some):
+                found[sha256] = Known("unlabeled", job_id, entry, None)
+            for sha256, split, job_id, entry, class_name in session.execute(_KNOWN_LABELED, some):
+                found[sha256] = Known(split, job_id, entry, class_name)
     return found
 
 
