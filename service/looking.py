@@ -1,7 +1,7 @@
 """Where looking at pseudo-labels is worked on: beside the event loop, and behind whoever classifies.
 
-One query at a time, on one thread of the lowest priority that the system gives. A few may wait; beyond that
-the answer is 503 at once.
+One query at a time, on two threads of low priority, which those that the query starts inherit. A few may wait; beyond
+that the answer is 503 at once.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from understudy.pseudo_labels import Looking
 
 T = TypeVar("T")
 
+#: Of a query: half the time of one, and still little beside those that classify.
+THREADS = 2
 #: Queries that may wait for the one that runs: about two seconds of work at a million pseudo-labels.
 MAX_WAITING = 4
 #: Nice, as ``nice(1)`` has it: what classifies goes first wherever both want the same core.

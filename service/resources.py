@@ -16,14 +16,14 @@ from service.batcher import Lanes
 from service.bodies import Budget
 from service.deploying import DeploymentFollower
 from service.loading import Loader
-from service.looking import Looker
+from service.looking import THREADS, Looker
 from service.metrics import Metrics
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
 from service.traffic import Traffic
 from understudy import engine, messages, tuning
 from understudy.catalog import Catalog, versions
-from understudy.cores import one_each, settle
+from understudy.cores import available, one_each, settle
 from understudy.pseudo_labels import Looking
 from understudy.settings import ServiceSettings
 from understudy.store import Store
@@ -58,7 +58,7 @@ async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[S
         bell = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="bell"))
         held = Budget(settings.max_buffered_bytes, timeout_s=settings.body_timeout_s)
         traffic = _traffic(stack, catalog, settings, slot, loader, held)
-        looker = Looker(Looking(catalog, store, settings.spool, threads=1))
+        looker = Looker(Looking(catalog, store, settings.spool, threads=min(THREADS, available())))
         stack.callback(looker.close)
         memory.freeze()
         stack.callback(gc.unfreeze)

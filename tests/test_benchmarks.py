@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sheets
+from benchmarks.pipeline import report as pipeline
+from benchmarks.pipeline.ingest import IngestMeasurement
+from benchmarks.pipeline.selection import Cost, Figures
 from benchmarks.serving import client, contestants, open_loop, photos, report, swaps, targets, wrk
 from benchmarks.serving.client import Outcome, Target
 from benchmarks.serving.limit import Limit
@@ -255,3 +258,26 @@ def test_contestants_are_known_by_name():
     assert [taker.is_peer for taker in contestants.named(list(contestants.DEFAULT))] == [False, True, True, True]
     with pytest.raises(contestants.UnknownContestant, match="no contestant triton; there are ours"):
         contestants.named(["ours", "triton"])
+
+
+def test_the_pipelines_targets_are_judged_and_kept(tmp_path):
+    """What meets a target passes, what misses one fails; figures that were kept make the same report."""
+    results = pipeline.Results(
+        ingest=IngestMeasurement(1500, 82.0, 500.0, 27.0, 650.0, 0.77, 280.0),
+        large_ingest=IngestMeasurement(90_000, 4900.0, 500.0, 27.0, 650.0, 0.77, 420.0),
+        selection=[
+            Figures(10, Cost(10.0, 900.0, "a"), Cost(7.0, 800.0, "a"), 0.7),
+            Figures(50, Cost(50.0, 900.0, "b"), Cost(70.0, 1900.0, "b"), 1.4),
+        ],
+    )
+    (tmp_path / "kept.json").write_text(results.to_json())
+
+    verdicts = {target.what: target.is_met for target in pipeline.targets(results)}
+
+    assert verdicts["ingest: share of the bare cost's rate"] is True
+    assert verdicts["ingest of 4.9 GB: peak memory, MB"] is False
+    assert verdicts["selection from 50 rows: time ÷ the bare query's"] is True
+    assert verdicts["selection: time a row at 50 ÷ at 10"] is False
+    assert pipeline.read(tmp_path / "kept.json") == results
+    pipeline.write(results, tmp_path / "RESULTS.md", {"processor": "a fast one"})
+    assert "| 90,000 | 4,900 |" in (tmp_path / "RESULTS.md").read_text()

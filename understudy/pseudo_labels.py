@@ -174,23 +174,27 @@ def page(
     condition = " AND ".join(where) or "true"
     rows = f"{_COMPARED if compare else 'labels'} WHERE {condition}"
     best = f"{'max' if order == LabelOrder.DESC else 'min'}({_KEYS[sort]}, {limit + 1})::DOUBLE[]"
+    first = f"ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}"
     with _opened(looking, sets, compare=compare, teacher=teacher) as session:
         # 1. The first keys of each label set: without the sha-256, which are most of what there is to read
         keys = session.ask(f"SELECT label_set, {best} AS best FROM {rows} GROUP BY label_set", parameters).to_pylist()
-        needed = _holding(keys, limit + 1, is_descending=order == LabelOrder.DESC)
+        holding = _holding(keys, limit + 1, is_descending=order == LabelOrder.DESC)
+        needed = [one for one in sets if one.key in holding]
 
-        # 2. The first rows of those label sets that can have them
-        session.show("labels", [one.key for one in sets if one.key in needed])
-        found = session.ask(
-            f"SELECT sha256, label_set, ({_KEYS[sort]})::DOUBLE AS key FROM {rows} "
-            f"ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}",
-            parameters,
-        ).to_pylist()
+        # 2. Where very many have equal keys, which of them come first
+        if len(needed) > limit + 1:
+            session.show("labels", [one.key for one in needed])
+            found = session.ask(f"SELECT sha256, label_set FROM {rows} {first}", parameters).to_pydict()
+            needed = [one for one in needed if one.key in found["label_set"]]
+            condition = f"{condition} AND sha256 IN (SELECT unnest($wanted::VARCHAR[]))"
+            parameters |= {"wanted": found["sha256"]}
 
-        # 3. All that is told of them
-        told = _details(looking, session, teacher, sets, found[:limit])
-    last = found[limit - 1] if len(found) > limit else None
-    return told, str(Cursor(teacher, sort, order, last["key"], last["sha256"])) if last else None
+        # 3. The rows with all that is told of them, from the label sets in which they are
+        told = _told(looking, session, teacher, needed, f"({_KEYS[sort]})::DOUBLE", f"{condition} {first}", parameters)
+    if len(told) <= limit:
+        return [label for _, label in told], None
+    key, last = told[limit - 1]
+    return [label for _, label in told[:limit]], str(Cursor(teacher, sort, order, key, last.sha256))
 
 
 def _holding(keys: Sequence[Mapping[str, Any]], num: int, *, is_descending: bool) -> set[str]:
@@ -207,9 +211,9 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     told = []
     for teacher in label_sets.teachers(looking.catalog):
         sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
-        found = [{"sha256": sha256, "label_set": one.key} for one in sets]
         with _opened(looking, sets, compare=False, teacher=teacher) as session:
-            told += _details(looking, session, teacher, sets, found)
+            rows = _told(looking, session, teacher, sets, "0.0::DOUBLE", "sha256 = $sha256", {"sha256": sha256})
+        told += [label for _, label in rows]
     return told
 
 
@@ -379,27 +383,31 @@ def _one_each(earlier: Sequence[Listed]) -> list[Listed]:
     return list({one.previous_teacher: one for one in earlier}.values())
 
 
-def _details(
-    looking: Looking, session: Session, teacher: str, sets: Sequence[Listed], found: Sequence[Mapping[str, Any]]
-) -> list[PseudoLabel]:
-    """All that is told of some images, in their order, from their own label sets alone."""
-    if not found:
+def _told(
+    looking: Looking,
+    session: Session,
+    teacher: str,
+    sets: Sequence[Listed],
+    key: str,
+    condition: str,
+    parameters: dict[str, Any],
+) -> list[tuple[float, PseudoLabel]]:
+    """All that is told of some rows of these label sets, each with its key, in the condition's order."""
+    if not sets:
         return []
     where = {one.key: one for one in sets}
-    needed = [where[key] for key in dict.fromkeys(row["label_set"] for row in found)]
-    earlier = [one for one in needed if one.previous_key is not None]
-    session.show("labels", [one.key for one in needed])
+    earlier = [one for one in sets if one.previous_key is not None]
+    session.show("labels", list(where))
     session.show("before", [one.previous_key or "" for one in earlier])
     for name, table in _names(looking, teacher, earlier).items():
         session.give(name, table)
     rows = session.ask(
-        f"SELECT sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, top_probabilities, "
-        f"before_name FROM {_COMPARED} WHERE sha256 IN (SELECT unnest($wanted::VARCHAR[]))",
-        {"wanted": [row["sha256"] for row in found]},
+        f"SELECT {key} AS key, sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, "
+        f"top_probabilities, before_name FROM {_COMPARED} WHERE {condition}",
+        parameters,
     ).to_pylist()
     classes = looking.classes(teacher)
-    told = {row["sha256"]: _pseudo_label(row, where[row["label_set"]], classes) for row in rows}
-    return [told[row["sha256"]] for row in found if row["sha256"] in told]
+    return [(row["key"], _pseudo_label(row, where[row["label_set"]], classes)) for row in rows]
 
 
 def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str]) -> PseudoLabel:

@@ -175,10 +175,9 @@ class Turn:
 
     def _through_lanes(self, engine: Engine, first: Labeling) -> tuple[int, Labeling | None]:
         """Label ``first`` and what follows with the same engine: how many were, and the first that needs another."""
-        max_batch = self._resources.settings.label_batch
         with (
             ThreadPoolExecutor(1, thread_name_prefix="read") as reader,
-            Lanes(engine, cores=self._resources.cores, max_batch=max_batch) as lanes,
+            Lanes(engine, cores=self._resources.cores, max_batch=self._resources.batch) as lanes,
         ):
             reading = reader.submit(self._read, lanes, first)
             reading.add_done_callback(self._ended.put)

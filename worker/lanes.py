@@ -15,12 +15,11 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 
 from understudy import images
+from understudy.cores import one_each, settle
 from understudy.engine import Engine, Probabilities
 from understudy.errors import ImageRefused
 from understudy.images import Pixels
 
-#: Images in a batch of a lane on a CPU, at most: larger ones gain nothing there and lose the caches (docs/engine.md).
-MAX_CPU_BATCH = 4
 #: Batches that wait decoded before a GPU's lane: one that it takes next, and some against the decoders' bad moments.
 DECODED_AHEAD = 4
 #: Encoded bytes that wait for a lane, about, and images: what keeps the lanes busy while the next shard is claimed and
@@ -119,20 +118,20 @@ class Lanes:
         self.feed: Feed[Encoded] = Feed(WAITING_IMAGES, WAITING_BYTES)
         self._engine = engine
         self._decoded: Feed[Decoded] = Feed(DECODED_AHEAD * max_batch)
-        self._max_batch = min(max_batch, MAX_CPU_BATCH) if engine.provider == "cpu" else max_batch
+        self._max_batch = max_batch
         self._threads: list[Future[None]] = []
         self._is_one_lane = engine.provider != "cpu"
         self._pool = ThreadPoolExecutor(cores + 1, thread_name_prefix="lane")
-        self._num = cores
+        self._places: Sequence[int | None] = one_each(cores) or [None for _ in range(cores)]
 
     def __enter__(self) -> Self:
         if self._is_one_lane:
-            decoders = [self._pool.submit(self._decode_on) for _ in range(self._num)]
+            decoders = [self._pool.submit(self._decode_on) for _ in self._places]
             self._threads = [*decoders, self._pool.submit(self._infer_on)]
             for each in decoders:
                 each.add_done_callback(lambda _: self._close_if_done(decoders))
         else:
-            self._threads = [self._pool.submit(self._work_on) for _ in range(self._num)]
+            self._threads = [self._pool.submit(self._work_on, place) for place in self._places]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -142,7 +141,8 @@ class Lanes:
         wait(self._threads)
         self._pool.shutdown()
 
-    def _work_on(self) -> None:
+    def _work_on(self, core: int | None) -> None:
+        settle(core)  # the threads that claim, read and publish go before it, and take little
         while batch := self.feed.take(self._max_batch):
             self._infer([item for each in batch if (item := self._decode(each)) is not None])
 

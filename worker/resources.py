@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from understudy import cores
+from understudy import cores, tuning
 from understudy.catalog import Catalog, versions
 from understudy.records import ModelCard
 from understudy.settings import WorkerSettings
@@ -18,6 +18,9 @@ from worker.checkers import Checkers
 
 if TYPE_CHECKING:
     from understudy.engine import Engine
+
+#: Images in a batch on a CPU, at most, and the seconds for which each size up to it is tried.
+MAX_CPU_BATCH, MEASURE_S = 4, 0.15
 
 #: Tells the workers of one piece of work: a task's name and an id.
 Ring = Callable[[str, str | int], object]
@@ -38,6 +41,7 @@ class Resources:
         # They start with the first image that is to be checked.
         self.checkers = checkers or Checkers(self.cores)
         self._engine: Engine | None = None
+        self._batch = 1
         self._cards: dict[str, ModelCard] = {}
 
     @classmethod
@@ -56,7 +60,26 @@ class Resources:
             self._engine = registry.load(
                 self.store, self.catalog, version, provider=self.settings.provider, threads=1, arena=True
             )
+            self._batch = self._measured_batch(self._engine)
         return self._engine
+
+    @property
+    def batch(self) -> int:
+        """Images in a batch of the engine that was asked for last: on a GPU as many as the settings say.
+
+        On a CPU what was measured to be best, mostly 1: larger ones lose the caches, unless a model is so small that the
+        call costs more than the work.
+        """
+        return self._batch
+
+    def _measured_batch(self, engine: Engine) -> int:
+        if engine.provider != "cpu":
+            return self.settings.label_batch
+        most = min(self.settings.label_batch, MAX_CPU_BATCH)
+        tuned = tuning.tune(
+            engine, provider="cpu", num_lanes=self.cores, threads=1, max_batch=most, seconds_each=MEASURE_S
+        )
+        return tuned.max_batch
 
     def release_engine(self) -> None:
         """Let the engine go, before another one is loaded: two may not fit into memory."""

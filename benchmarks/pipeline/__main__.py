@@ -44,14 +44,14 @@ PARTS = ("ingest", "large", "labeling", "selection", "looking", "catalog")
 FULL = Plan(
     num_photos=1500,
     large=60,
-    num_labeled=600,
+    num_labeled=1200,
     rounds=3,
     rows=(10_000_000, 50_000_000),
     looked_at=1_000_000,
     num_shards=300,
 )
 QUICK = Plan(
-    num_photos=200, large=0, num_labeled=100, rounds=1, rows=(100_000, 200_000), looked_at=50_000, num_shards=10
+    num_photos=200, large=0, num_labeled=120, rounds=1, rows=(100_000, 200_000), looked_at=50_000, num_shards=10
 )
 
 
@@ -94,13 +94,13 @@ def measure(results: Results, plan: Plan, parts: list[str], folder: Path | None,
             archive = _archive(place, plan.num_photos)
         if "ingest" in parts:
             with console.status(f"ingest of {plan.num_photos:,} photos"):
-                results.ingest = ingest.measure(archive, rounds=plan.rounds)
+                results.ingest = ingest.apart(archive, rounds=plan.rounds)
         if "large" in parts and plan.large:
             with console.status(f"ingest of {plan.num_photos * plan.large:,} photos in one archive"):
-                results.large_ingest = ingest.measure(archive, rounds=1, repeat=plan.large, place=place)
+                results.large_ingest = ingest.apart(archive, rounds=1, repeat=plan.large, place=place)
         if "labeling" in parts:
             with console.status(f"labeling of {plan.num_labeled:,} photos"):
-                shard_images = max(1, plan.num_labeled // 3)
+                shard_images = plan.num_labeled // 6  # as many for each of two workers
                 results.labeling = labeling.measure(
                     num_images=plan.num_labeled, shard_images=shard_images, rounds=plan.rounds
                 )

@@ -11,6 +11,8 @@ import io
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -77,6 +79,14 @@ def measure(
         ratio=round(statistics.median(b / i for b, i in zip(bare_s, ingest_s, strict=True)), 3),
         peak_megabytes=round(max(peaks) / 1e6, 1),
     )
+
+
+def apart(archive: Path, *, rounds: int, repeat: int = 1, place: Path | None = None) -> IngestMeasurement:
+    """The same in a process of its own, in whose memory nothing else is."""
+    command = [sys.executable, "-m", "benchmarks.pipeline.ingest", str(archive)]
+    options = ["--rounds", str(rounds), "--repeat", str(repeat), *(["--place", str(place)] if place else [])]
+    done = subprocess.run([*command, *options], stdout=subprocess.PIPE, check=True)
+    return IngestMeasurement(**json.loads(done.stdout))
 
 
 def _files(archive: Path, folder: Path, repeat: int) -> list[Path]:
@@ -160,8 +170,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=1, help="make the archive so many times as large")
     parser.add_argument("--children", type=int, help="decoding children; one a core if not said")
+    parser.add_argument("--place", type=Path, help="where to write; the system's temporary folder")
     chosen = parser.parse_args()
-    found = measure(chosen.archive, rounds=chosen.rounds, repeat=chosen.repeat, children=chosen.children)
+    found = measure(
+        chosen.archive, rounds=chosen.rounds, repeat=chosen.repeat, children=chosen.children, place=chosen.place
+    )
     print(json.dumps(asdict(found), indent=1))
 
 

@@ -117,15 +117,14 @@ def _labeling(run: Labeled) -> Sheet:
     rows = [
         (f"limit, {run.cores} cores", f"{run.limit:.1f}", ""),
         (f"one worker, {run.cores} cores", f"{run.one_worker:.1f}", f"{run.of_limit:.3f} of the limit"),
-        ("the same by CPU seconds an image", "", f"{run.of_limit_by_cpu_time:.3f} of the limit"),
         ("limit, one core", f"{run.one_core_limit:.1f}", ""),
         ("one worker, one core", f"{run.one_worker_of_one_core:.1f}", f"{run.of_one_core_limit:.3f} of its limit"),
     ]
     if run.two_workers_of_one_core is not None and run.two_to_one is not None:
         rows.append(("two workers, one core each", f"{run.two_workers_of_one_core:.1f}", f"{run.two_to_one:.2f} × one"))
     note = (
-        f"{run.num_images:,} photos of 500 × 375, EfficientNet-B0 at 224 px with 1,000 classes. The limit is the fastest of "
-        f"decode and inference with batches of 1, 2 and 4 in a process that does nothing else, just before; medians of "
+        f"{run.num_images:,} photos of 500 × 375, EfficientNet-B0 at 224 px with 1,000 classes. The limit is the fastest "
+        f"way to decode and infer in a process that does nothing else, the mean of right before and right after; medians of "
         f"{run.rounds} rounds, ratios within each. A worker claims, reads, labels, writes and publishes."
     )
     return Sheet("Labeling", ("what", "images/s", "ratio"), rows, note)
@@ -153,7 +152,7 @@ def _looking(run: Answers) -> Sheet:
         ("a page of one class over 0.5, by confidence", f"{run.page_s:.2f}", f"{run.page_cpu_s:.2f}"),
         ("the same by margin", f"{run.margin_page_s:.2f}", f"{run.margin_page_cpu_s:.2f}"),
     ]
-    note = f"{run.num_rows:,} rows in label sets of 1,000, on one thread as in the service."
+    note = f"{run.num_rows:,} rows in label sets of 1,000, on two threads as in the service."
     return Sheet("Looking at pseudo-labels", ("what", "s", "CPU s"), rows, note)
 
 

@@ -22,6 +22,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from service.looking import THREADS
 from trainer import recipes, selection
 from understudy import labels, pseudo_labels, registry
 from understudy.catalog import Catalog, jobs, versions
@@ -180,7 +181,7 @@ def measure(num_rows: int, place: Path | None = None) -> Figures:
 
 @dataclass(frozen=True)
 class Answers:
-    """Server time of looking at pseudo-labels, on one thread, the median of some; CPU seconds beside those on the clock."""
+    """Server time of looking at pseudo-labels, on as many threads as in the service, the median of some; CPU seconds beside those on the clock."""
 
     num_rows: int
     facets_s: float
@@ -202,7 +203,7 @@ def measure_looking(num_rows: int, place: Path | None = None, *, repeats: int = 
         with catalog.write() as session:
             versions.promote(session, card.version, instead_of=None, reason="measured", actor="benchmark")
         _list(catalog, card.version, write_label_sets(store, num_rows))
-        looking = Looking(catalog, store, folder / "spool", threads=1)
+        looking = Looking(catalog, store, folder / "spool", threads=THREADS)
         narrow = Filters(class_name="3", min_confidence=0.5)
         told = [
             *_median(lambda: pseudo_labels.facets(looking), repeats),
