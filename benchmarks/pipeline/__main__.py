@@ -48,7 +48,7 @@ FULL = Plan(
     rounds=3,
     rows=(10_000_000, 50_000_000),
     looked_at=1_000_000,
-    num_shards=300,
+    num_shards=60,
 )
 QUICK = Plan(
     num_photos=200, large=0, num_labeled=120, rounds=1, rows=(100_000, 200_000), looked_at=50_000, num_shards=10
