@@ -18,11 +18,12 @@ from rich.text import Text
 import understudy
 from understudy import bench, demonstration, local
 from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, sources
+from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
 from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
-from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState
+from understudy.records import Generation, GenerationRequest, GenerationState, Job
 
 app = typer.Typer(
     name="understudy",
@@ -228,12 +229,7 @@ def _bar() -> Progress:
 
 
 def _follow_job(client: Client, job: Job, what: str) -> Job:
-    with _bar() as bar:
-        task = bar.add_task(what, total=None)
-        ended = client.wait_for_job(job.id, lambda j: bar.update(task, completed=j.done, total=j.total))
-    if ended.state == JobState.FAILED and ended.problem is not None:
-        raise UnderstudyError(f"job {job.id} failed: {ended.problem.detail} ({ended.problem.code})")
-    return ended
+    return follow(client, job, what, _bar())
 
 
 def _follow_generation(client: Client, number: int) -> None:

@@ -9,10 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.following import follow
 from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
-from understudy.errors import UnderstudyError
-from understudy.records import Job, JobState, Outcome
+from understudy.records import Job, Outcome
 
 app = typer.Typer()
 console = Console()
@@ -86,12 +86,7 @@ def _say(shown: dict[str, Any]) -> None:
 
 
 def _ended(client: Client, job: Job, what: str) -> Job:
-    with _bar() as bar:
-        task = bar.add_task(what, total=None)
-        ended = client.wait_for_job(job.id, lambda j: bar.update(task, completed=j.done, total=j.total))
-    if ended.state == JobState.FAILED and ended.problem is not None:
-        raise UnderstudyError(f"job {job.id} failed: {ended.problem.detail} ({ended.problem.code})")
-    return ended
+    return follow(client, job, what, _bar())
 
 
 def _outcomes(client: Client, listed: Job) -> dict[str, int]:
