@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.noise import Noise
-from trainer.recipes import Recipe
 from trainer.selection import Selection
 from understudy import images, labels
 from understudy.engine import available_cores
 from understudy.errors import Refused
 from understudy.images import Picture, Pixels
+from understudy.recipes import Recipe
 from understudy.records import ShardManifest
 from understudy.shards import read_manifest
 from understudy.store import Store

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from timm.data.auto_augment import NAME_TO_OP
 
-from trainer.recipes import Recipe
 from understudy.images import RESAMPLING, Picture, Pixels, frame
+from understudy.recipes import Recipe
 
 #: Fewer bits leave a dark photo black, and Pillow 13 refuses 0 of them.
 MIN_BITS = 2

@@ -5,10 +5,11 @@ Whatever is added later (labeled images, another champion), a generation is what
 
 from torch import nn
 
-from trainer import model, recipes
-from trainer.recipes import Recipe
+from trainer import model
+from understudy import recipes
 from understudy.catalog import Catalog, generations, shards, versions
 from understudy.errors import RecipeRefused
+from understudy.recipes import Recipe, Turn
 from understudy.records import Generation, Record, Sha256
 from understudy.store import Store, weights_key
 
@@ -33,9 +34,9 @@ class Plan(Record):
 def make_plan(catalog: Catalog, store: Store, generation: Generation) -> Plan:
     """Resolve a request against the catalog. Raises RecipeRefused."""
     request = generation.request
-    recipe = _recipe(catalog, generation)
-    student = request.student or recipe.student(generation.number)
     counts = shards.class_counts(catalog, "labeled")
+    recipe = _recipe(catalog, generation, sum(counts.values()))
+    student = request.student or recipe.student(generation.number)
     teacher = versions.get(catalog, generation.teacher).card if generation.teacher else None
     classes = tuple(sorted({*counts, *(teacher.classes if teacher else ())}))
     fresh = fresh_student(student, len(classes), recipe)
@@ -61,13 +62,14 @@ def make_plan(catalog: Catalog, store: Store, generation: Generation) -> Plan:
     )
 
 
-def _recipe(catalog: Catalog, generation: Generation) -> Recipe:
+def _recipe(catalog: Catalog, generation: Generation, num_labeled: int) -> Recipe:
     """The recipe asked for; else that of the generation before; else the default."""
     request = generation.request
+    turn = Turn(generation.number, request.student, num_labeled)
     before = generations.previous(catalog, generation.number)
     if request.recipe is None and before is not None and before.version is not None:
-        return recipes.again(versions.get(catalog, before.version).card.recipe, request.overrides)
-    return recipes.recipe(request.recipe or recipes.DEFAULT, request.overrides)
+        return recipes.again(versions.get(catalog, before.version).card.recipe, request.overrides, turn)
+    return recipes.recipe(request.recipe or recipes.DEFAULT, request.overrides, turn)
 
 
 def fresh_student(student: str, num_classes: int, recipe: Recipe) -> nn.Module:

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.recipes import Recipe
 from understudy import labels, quota
 from understudy.errors import Refused
 from understudy.labels import Session
 from understudy.quota import Bins, Quota
+from understudy.recipes import Recipe
 from understudy.records import Record, Sha256
 from understudy.store import Store, sha256_of
 

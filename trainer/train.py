@@ -20,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel
 from trainer.checkpoints import Checkpoints, Metrics, RunState
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
-from trainer.recipes import Recipe
 from understudy.errors import Diverged
 from understudy.images import Pixels
+from understudy.recipes import Recipe
 from understudy.records import Preprocessing
 
 log = logging.getLogger(__name__)

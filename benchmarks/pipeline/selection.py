@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from service.looking import THREADS
-from trainer import recipes, selection
-from understudy import labels, pseudo_labels, registry
+from trainer import selection
+from understudy import labels, pseudo_labels, recipes, registry
 from understudy.catalog import Catalog, jobs, versions
 from understudy.catalog.tables import LabelSetRow, ShardRow
 from understudy.label_records import LabelSort

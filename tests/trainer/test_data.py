@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 import trainer
-from trainer import data, recipes
+from trainer import data
 from trainer.data import Batches, Pictures, Rows
 from trainer.noise import Noise
 from trainer.selection import Selection
-from understudy import images, labels
+from understudy import images, labels, recipes
 from understudy.errors import Refused
 from understudy.records import ShardManifest
 from understudy.shards import ShardWriter
@@ -90,7 +90,7 @@ def test_hard_targets_are_smoothed(local_store, sealed):
 def test_a_student_may_know_more_classes_than_its_teacher(local_store, sealed):
     """The teacher's labels are read by the names of its classes; a class that it does not know gets nothing."""
     more = ("00", *CLASSES)
-    rows = data.pseudo_rows(local_store, *selected(sealed["unlabeled"], [1]), more, recipes.small())
+    rows = data.pseudo_rows(local_store, *selected(sealed["unlabeled"], [1]), more, recipes.recipe("small", {}))
 
     assert rows.targets[0] == pytest.approx([0.0, 0.7, 0.2] + [0.1 / 8] * 8, abs=1e-6)
 
@@ -124,7 +124,9 @@ def test_only_evaluation_reads_the_holdout():
 def test_a_batch_has_its_labeled_images_first_and_its_ratio(local_store, sealed):
     """Labeled rows, then unlabeled_ratio times as many: one concatenated batch."""
     labeled = data.labeled_rows(local_store, [sealed["labeled"].key], CLASSES, RECIPE)
-    pseudo = data.pseudo_rows(local_store, *selected(sealed["unlabeled"], [1] * 9), CLASSES, recipes.small())
+    pseudo = data.pseudo_rows(
+        local_store, *selected(sealed["unlabeled"], [1] * 9), CLASSES, recipes.recipe("small", {})
+    )
 
     batch = make_batches(local_store, labeled, pseudo).at(0)
 

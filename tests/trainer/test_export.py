@@ -5,8 +5,8 @@ import onnx
 import pytest
 import torch
 
-from trainer import export, model, recipes
-from understudy import engine
+from trainer import export, model
+from understudy import engine, recipes
 from understudy.engine import probe_pixels
 from understudy.errors import ArtifactRefused
 from understudy.testing import tiny_artifact
@@ -19,7 +19,7 @@ CLASSES = tuple("abc")
 def served():
     torch.manual_seed(0)
     student = model.build("efficientnet", len(CLASSES), dropout=0.5, drop_path_rate=0.5)
-    return export.served(student, recipes.tiny().preprocessing, 1.0)
+    return export.served(student, recipes.recipe("tiny", {}).preprocessing, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def load(artifact, probe):
         card.model_copy(
             update={
                 "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
-                "preprocessing": recipes.tiny().preprocessing,
+                "preprocessing": recipes.recipe("tiny", {}).preprocessing,
                 "probe": probe,
             }
         ),
@@ -69,7 +69,7 @@ def test_an_artifact_that_is_another_model_is_refused(served, artifact):
     student = model.build("efficientnet", len(CLASSES), dropout=0.0, drop_path_rate=0.0)
     with torch.no_grad():
         student.get_classifier().bias += torch.tensor([3.0, 0.0, 0.0])
-    other = export.served(student, recipes.tiny().preprocessing, 1.0)
+    other = export.served(student, recipes.recipe("tiny", {}).preprocessing, 1.0)
 
     with pytest.raises(ArtifactRefused, match="off its probe"):
         load(artifact, export.probe(other, SIZE))
@@ -79,7 +79,7 @@ def test_an_artifact_that_is_another_model_is_refused(served, artifact):
 
 def test_the_temperature_is_inside(served):
     """A higher one makes the same model less sure."""
-    softer = export.Served(served.student, recipes.tiny().preprocessing, 3.0)
+    softer = export.Served(served.student, recipes.recipe("tiny", {}).preprocessing, 3.0)
     pixels = probe_pixels(SIZE, 4)
 
     sharp, soft = export.predict(served, pixels), export.predict(softer, pixels)

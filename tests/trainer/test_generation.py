@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 from trainer import __main__ as program
-from trainer import generation, recipes
+from trainer import generation
 from trainer.plan import make_plan
 from trainer.progress import Progress
+from understudy import recipes
 from understudy.catalog import claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow
 from understudy.errors import Conflict, LeaseLost, RecipeRefused, Refused
@@ -329,4 +330,4 @@ def test_the_default_recipe_is_the_small_one(make_world):
     world = make_world()
     turn, _ = world.open()
 
-    assert make_plan(world.catalog, world.store, turn).recipe == recipes.small()
+    assert make_plan(world.catalog, world.store, turn).recipe == recipes.recipe("small", {})

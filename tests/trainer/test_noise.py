@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer import recipes
 from trainer.noise import OPERATIONS, TRANSLATIONS, Noise
-from understudy import images
+from understudy import images, recipes
 
 RNG = np.random.default_rng(0)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer import recipes, selection
+from trainer import selection
 from trainer.selection import LabelSets
-from understudy import labels
+from understudy import labels, recipes
 from understudy.errors import Refused
 from understudy.store import Store
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import export, model, recipes, train
+from trainer import export, model, train
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
+from understudy import recipes
 from understudy.errors import Diverged
 
 RECIPE = recipes.recipe(

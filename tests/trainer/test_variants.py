@@ -8,10 +8,10 @@ import onnx
 import pytest
 import torch
 
-from trainer import export, model, recipes, variants
+from trainer import export, model, variants
 from trainer.evaluate import Measured
 from trainer.variants import MadeVariant
-from understudy import engine
+from understudy import engine, recipes
 from understudy.errors import ArtifactRefused, LeaseLost
 from understudy.testing import tiny_artifact, tiny_evaluation
 
@@ -25,12 +25,12 @@ def exported():
     """A student's artifact and the draft of its card."""
     torch.manual_seed(0)
     student = model.build("efficientnet", len(CLASSES), dropout=0.0, drop_path_rate=0.0)
-    served = export.served(student, recipes.tiny().preprocessing, 1.0)
+    served = export.served(student, recipes.recipe("tiny", {}).preprocessing, 1.0)
     artifact = export.to_onnx(served, SIZE)
     card = tiny_artifact(CLASSES, SIZE)[1].model_copy(
         update={
             "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
-            "preprocessing": recipes.tiny().preprocessing,
+            "preprocessing": recipes.recipe("tiny", {}).preprocessing,
             "probe": export.probe(served, SIZE),
         }
     )

@@ -1,8 +1,8 @@
 import pytest
 
-from trainer import recipes
-from trainer.recipes import Recipe
+from understudy import recipes
 from understudy.errors import RecipeRefused
+from understudy.recipes import Recipe
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -19,7 +19,7 @@ def test_overrides_replace_fields():
     recipe = recipes.recipe("tiny", {"teacher_steps": 77, "mean": [0.1, 0.2, 0.3]})
 
     assert (recipe.teacher_steps, recipe.mean) == (77, (0.1, 0.2, 0.3))
-    assert recipe.student_steps == recipes.tiny().student_steps
+    assert recipe.student_steps == recipes.recipe("tiny", {}).student_steps
 
 
 def test_the_last_student_repeats():
