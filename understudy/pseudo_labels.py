@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from understudy import labels, quota, registry
+from understudy import labels, quota, registry, tripwires
 from understudy.catalog import Catalog, label_sets, shards, versions
 from understudy.catalog.label_sets import Listed
 from understudy.errors import LabelSetRefused, Refused
@@ -36,6 +36,7 @@ from understudy.labels import Session
 from understudy.quota import Bins, Quota
 from understudy.records import ReliabilityBin
 from understudy.store import Store
+from understudy.tripwires import Agreement
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,6 +61,17 @@ _COMPARED = """(
                JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
     ON before.sha256 = labels.sha256
 )"""
+
+
+#: Only a part of the images by their sha-256, so that the join is bounded; of both teachers' the same part.
+_AGREEMENT = """
+SELECT count(*) AS num_compared, count(*) FILTER (now_names.name = before_names.name) AS num_same
+FROM (SELECT sha256, label FROM labels WHERE confidence >= $threshold AND sha256 < $end) AS now
+JOIN (SELECT sha256, label, label_set FROM before WHERE sha256 < $end) AS earlier ON earlier.sha256 = now.sha256
+JOIN now_names ON now_names.label = now.label
+JOIN before_sets ON before_sets.label_set = earlier.label_set
+JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = earlier.label
+"""
 
 
 @dataclass(frozen=True)
@@ -264,6 +276,28 @@ def facets(
         num_changed=sum(changed.values()) if with_changed else None,
         num_compared=num_compared if with_changed else None,
     )
+
+
+@_listing_anew
+def agreement(
+    looking: Looking, teacher: str, keys: Sequence[str], threshold: float, *, max_compared: int = tripwires.MAX_COMPARED
+) -> Agreement | None:
+    """How often a teacher says what the one before said of the same image, where it is so confident itself.
+
+    ``keys`` are the label sets that count. Of many images about ``max_compared`` are taken, by their sha-256. None:
+    nobody labeled any of these shards before.
+    """
+    wanted = set(keys)
+    sets = [
+        one for one in label_sets.listed(looking.catalog, teacher) if one.key in wanted and one.previous_key is not None
+    ]
+    if not sets:
+        return None
+    share = min(1.0, max_compared / sum(one.num_rows for one in sets))
+    end = "g" if share == 1 else f"{int(share * 2**32):08x}"  # no sha-256 is above "g"
+    with _opened(looking, sets, compare=True, teacher=teacher) as session:
+        (told,) = session.ask(_AGREEMENT, {"threshold": threshold, "end": end}).to_pylist()
+    return Agreement(max(one.previous_teacher or "" for one in sets), told["num_compared"], told["num_same"])
 
 
 @_listing_anew
