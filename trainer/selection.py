@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from understudy import labels, quota, recipes, thresholds, tripwires
+from understudy import labels, quota, thresholds, tripwires
 from understudy.errors import Refused
 from understudy.labels import Session
 from understudy.quota import Bins, Quota
@@ -26,11 +26,6 @@ from understudy.tripwires import Agreement, Tripwires
 _IS_UNLABELED = "NOT EXISTS (FROM human_labeled h WHERE h.sha256 = labels.sha256)"
 #: Where classes have thresholds of their own, ``$threshold`` is the least of them: that one is pushed down into the files.
 _CANDIDATE = f"confidence >= $threshold AND {_IS_UNLABELED}"
-
-_ALL = "labels"
-_OVER_OWN = """(
-    SELECT labels.* FROM labels JOIN thresholds USING (label) WHERE labels.confidence >= least_confidence
-) AS labels"""
 
 _COUNT = f"SELECT label, {{bin}} AS bin, count(*) AS num FROM {{labels}} WHERE {_CANDIDATE} GROUP BY ALL"
 _COUNT_CONFIDENT = f"SELECT label, count(*) AS num FROM labels WHERE {_CANDIDATE} GROUP BY label"
@@ -208,31 +203,24 @@ def _afresh(session: Session, request: _Request) -> _Chosen:
 
     # 1. How sure the teacher must be of each class
     least = _thresholds(session, request)
-    source, known = _candidates(session, least, len(classes))
+    source, lowest = thresholds.source(session, least, len(classes))
+    known = {"threshold": lowest}
 
     # 2. Count, by class and bin of confidence
     bin_sql = quota.COARSE_BIN_SQL if recipe.balance == "histogram" else quota.BIN_SQL
     bins = _counted(session.ask(_COUNT.format(bin=bin_sql, labels=source), known))
     if not bins:
         raise request.refused(
-            f"with a confidence of {min(least.values()):g} or more",
+            f"with a confidence of {lowest:g} or more",
             "ingest images of the classes, or lower threshold",
         )
     available = {label: sum(some.values()) for label, some in bins.items()}
-    quotas = _quotas(request, available)
+    quotas = quota.of_classes(available, classes, request.labeled_counts, recipe)
 
     # 3. Write what is within the quotas
     write = _write_thinned if recipe.balance == "histogram" else _write_exact
     written = write(session, source, known, bins, quotas, recipe.max_copies)
     return _Chosen(written, _yields(session, written, classes, quotas, least))
-
-
-def _quotas(request: _Request, available: Mapping[int, int]) -> dict[int, Quota]:
-    recipe, numbers = request.recipe, range(len(request.classes))
-    if recipe.balance == "none":  # all that there are, once each
-        return {i: Quota(available.get(i, 0), available.get(i, 0), 1) for i in numbers}
-    targets = quota.targets(available, request.classes, request.labeled_counts, recipe.per_class)
-    return {i: Quota(available.get(i, 0), targets[i], recipe.max_copies) for i in numbers}
 
 
 def _labeled_anew(session: Session, request: _Request, former: Former) -> _Chosen:
@@ -261,32 +249,21 @@ def _labeled_anew(session: Session, request: _Request, former: Former) -> _Chose
 
 def _thresholds(session: Session, request: _Request) -> dict[int, float]:
     """The least confidence of each class; classes of which no label is trusted are left out."""
-    recipe, num_classes = request.recipe, len(request.classes)
-    if recipe.thresholds == "fixed":
-        return dict.fromkeys(range(num_classes), recipe.threshold)
-    if recipe.thresholds == "adaptive":
+    recipe = request.recipe
+
+    def num_confident() -> dict[int, int]:
         counts = session.ask(_COUNT_CONFIDENT, {"threshold": recipe.threshold}).to_pylist()
-        floor = recipes.MIN_HARD_THRESHOLD if recipe.pseudo_labels == "hard" else 0.0
-        return thresholds.adaptive({row["label"]: row["num"] for row in counts}, num_classes, recipe.threshold, floor)
-    found = thresholds.by_precision(request.answers, num_classes, recipe.min_precision, recipe.threshold)
-    trusted = {label: least for label, least in found.items() if least is not None}
-    if not trusted:
+        return {row["label"]: row["num"] for row in counts}
+
+    least = thresholds.of_classes(recipe, len(request.classes), request.answers, num_confident)
+    if not least:
         raise request.refused(
             f"that is proved to be right in {recipe.min_precision:.0%} of cases, by {len(request.answers.is_right)} "
             f"answers on the calibration half of the holdout",
             f"at least {thresholds.least_answers(recipe.min_precision)} right ones are needed: send more labeled "
             f"images, lower min_precision, or set thresholds to fixed",
         )
-    return trusted
-
-
-def _candidates(session: Session, least: Mapping[int, float], num_classes: int) -> tuple[str, dict[str, Any]]:
-    """Where the SQL finds the pseudo-labels that are confident enough, and with which parameters."""
-    if len(set(least.values())) == 1 and len(least) == num_classes:
-        return _ALL, {"threshold": next(iter(least.values()))}
-    columns: dict[str, list[Any]] = {"label": list(least), "least_confidence": list(least.values())}
-    session.give("thresholds", labels.table(columns, label="int32", least_confidence="float64"))
-    return _OVER_OWN, {"threshold": min(least.values())}
+    return least
 
 
 def _counted(table: Any) -> dict[int, dict[int, int]]:

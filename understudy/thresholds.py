@@ -1,16 +1,20 @@
 """Thresholds: how sure a teacher must be of an image before a student is taught its label, class by class.
 
-Arithmetic only: what the answers on the calibration half of the holdout prove, and what shares of confident
-labels say. It reads no label set and no image; ``quota`` says how many of what is over a threshold are taken.
+From what the answers on the calibration half of the holdout prove, or from shares of confident labels. What a
+selection does and a preview promises is the same; ``quota`` says how many of what is over a threshold are taken.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from understudy import labels
+from understudy.labels import Session
+from understudy.recipes import MIN_HARD_THRESHOLD
 from understudy.records import Record
 from understudy.store import Store, generation_key
 
@@ -22,8 +26,25 @@ ANSWERS = "answers.json"
 #: The largest class of the labeled set over the smallest: from here on adaptive thresholds deserve a warning.
 SKEWED = 3.0
 
+_OVER_OWN = """(
+    SELECT labels.* FROM labels JOIN thresholds USING (label) WHERE labels.confidence >= least_confidence
+) AS labels"""
+
 Confidences = npt.NDArray[np.float64]  # (N,)
 Rights = npt.NDArray[np.bool_]  # (N,)
+
+
+class Wanted(Protocol):
+    """What a recipe, or who asks for a preview, says of thresholds."""
+
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def thresholds(self) -> str: ...
+    @property
+    def min_precision(self) -> float: ...
+    @property
+    def pseudo_labels(self) -> str: ...
 
 
 class Answers(Record):
@@ -40,6 +61,35 @@ def answers_of(store: Store, generation: int) -> Answers:
         return Answers.model_validate_json(store.get(generation_key(generation, ANSWERS)))
     except FileNotFoundError:
         return Answers()
+
+
+def of_classes(
+    wanted: Wanted, num_classes: int, answers: Answers, num_confident: Callable[[], Mapping[int, int]]
+) -> dict[int, float]:
+    """The least confidence of each class; classes of which no label may be trusted are left out.
+
+    ``num_confident`` is asked only where it is needed: labels of each class that are over ``wanted.threshold``.
+    """
+    if wanted.thresholds == "precision":
+        found = by_precision(answers, num_classes, wanted.min_precision, wanted.threshold)
+        return {label: least for label, least in found.items() if least is not None}
+    if wanted.thresholds == "adaptive":
+        floor = MIN_HARD_THRESHOLD if wanted.pseudo_labels == "hard" else 0.0
+        return adaptive(num_confident(), num_classes, wanted.threshold, floor)
+    return dict.fromkeys(range(num_classes), wanted.threshold)
+
+
+def source(session: Session, least: Mapping[int, float], num_classes: int) -> tuple[str, float]:
+    """Where SQL finds, under the name ``labels``, those that are confident enough; and the least of the thresholds.
+
+    A query asks for ``confidence >=`` that one besides, which is pushed down into the files.
+    """
+    lowest = min(least.values(), default=1.0)
+    if len(least) == num_classes and set(least.values()) == {lowest}:
+        return "labels", lowest
+    columns: dict[str, list[Any]] = {"label": list(least), "least_confidence": list(least.values())}
+    session.give("thresholds", labels.table(columns, label="int32", least_confidence="float64"))
+    return _OVER_OWN, lowest
 
 
 def least_answers(min_precision: float) -> int:

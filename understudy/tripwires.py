@@ -14,8 +14,10 @@ COLLAPSED = "selection_collapsed"
 #: A class that has gained less than this is no collapse: the labeled set is nearly of that class itself, and a pool
 #: may well have none of the others.
 MIN_GROWTH = 0.1
-#: So many images of both teachers tell their agreement to a thousandth; of more, a part is compared.
-MAX_COMPARED = 1_000_000
+#: Of fewer candidates all may be of one class by chance.
+MIN_CANDIDATES = 20
+#: So many images of both teachers tell their agreement to 0.2 points; of more label sets, a part is compared.
+MAX_COMPARED = 200_000
 
 
 class Limits(Protocol):
@@ -103,10 +105,11 @@ def class_shift(candidates: Mapping[str, int], labeled: Mapping[str, int]) -> fl
 
     The total variation between the two would be 0.5 for two classes that have become one, 0.9 for ten, and 0.2 where
     the class that is left was 80 % of the labeled set: no limit would serve them all, and an even pool beside a
-    skewed labeled set would look like a collapse. Classes that the teacher does not have are left out.
+    skewed labeled set would look like a collapse. Classes that the teacher does not have are left out; too few
+    candidates are no sign (0).
     """
     total, known = sum(candidates.values()), sum(labeled.get(name, 0) for name in candidates)
-    if not total or not known:
+    if total < MIN_CANDIDATES or not known:
         return 0.0
     shares = [(num / total, labeled.get(name, 0) / known) for name, num in candidates.items()]
     return max((share - prior) / (1 - prior) if share - prior >= MIN_GROWTH else 0.0 for share, prior in shares)
