@@ -15,14 +15,15 @@ from scipy.optimize import minimize_scalar
 from understudy.records import Record
 from understudy.thresholds import Answers
 
-#: One number is fitted, but on fewer images the few that are wrong decide it: with 50 images and 5 wrong ones the
-#: fitted logarithm is off by about 0.2 in either direction.
+#: On fewer images the few that are wrong decide. Simulated with five classes and 80 % right, the logarithm of what is
+#: fitted has a standard deviation of 0.15 with 50 images, 0.06 with 500.
 MIN_IMAGES = 50
 #: Beyond these a model is broken rather than badly calibrated.
 LEAST, MOST = 0.1, 10.0
-#: The fit counts one image more, of which no class is known. Without it a student that is right on every image of
-#: the half would be made as sure as ``LEAST`` allows, and pay for it with its first mistake.
-PRIOR_IMAGES = 1.0
+#: The fit counts so much of an image more, of which no class is known. Without it a student that is right on every
+#: image of the half would be made as sure as ``LEAST`` allows, and pay for it with its first mistake. A whole image
+#: would make students of 50 images too unsure (the logarithm by 0.14 in the same simulation).
+PRIOR_IMAGES = 0.25
 
 Logits = npt.NDArray[np.float32]  # (N, C)
 Indexes = npt.NDArray[np.int64]  # (N,)

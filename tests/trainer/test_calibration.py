@@ -49,7 +49,7 @@ def test_the_figures_by_hand():
 
 
 def test_a_student_that_is_always_right_is_not_made_infinitely_sure():
-    """One image more, of no class, keeps it from the least temperature that is allowed."""
+    """A part of an image, of no class, keeps it from the least temperature that is allowed."""
     logits, truth = drawn(200, 1.0)
     truth = logits.argmax(axis=1)
 
