@@ -139,8 +139,8 @@ def adaptive(num_confident: Mapping[int, int], num_classes: int, threshold: floa
     """FlexMatch's thresholds: τ·β/(2−β), β being a class's confident labels over those of the class that has most.
 
     ``num_confident`` counts labels of at least ``threshold``, which is τ. The less a class has, the lower is its
-    threshold, down to ``floor`` (Zhang et al. 2021, eq. 6 and 11, without the warm-up of a model that is still
-    learning).
+    threshold, down to ``floor`` (Zhang et al. 2021, with the convex mapping; without the warm-up of a model that is
+    still learning).
     """
     most = max(num_confident.values(), default=0)
     shares = {label: num_confident.get(label, 0) / most if most else 1.0 for label in range(num_classes)}

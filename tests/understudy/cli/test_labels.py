@@ -42,6 +42,8 @@ def test_the_commands_show_what_the_service_tells(run: Callable[..., Result]):
     assert "labeled as before: no teacher before" in shown
     everything = json.loads(run("preview", "--thresholds", "adaptive", "--balance", "none", "--json").stdout)
     assert everything["num_rows"] == everything["num_candidates"] == 3
+    precise = run("preview", "--thresholds", "precision", "--min-precision", "0.95", "--balance", "none")
+    assert "0 of 0 images" in precise.stdout  # nothing proves a precision
 
 
 def test_a_preview_of_nonsense_is_refused(run: Callable[..., Result]):
