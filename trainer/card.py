@@ -3,6 +3,7 @@
 from typing import Any
 
 from trainer import export
+from trainer.calibration import Calibration
 from trainer.checkpoints import Metrics
 from trainer.plan import Plan
 from trainer.selection import LabelSets, Selection
@@ -31,6 +32,7 @@ class Export(Record):
     artifact_bytes: int
     probe: Probe
     worst_difference: float  #: of a probability, between torch and the engine, on labeled images
+    calibration: Calibration = Calibration()  #: what its temperature is, and what that does
 
 
 def draft_card(plan: Plan, exported: Export) -> ModelCard:
@@ -43,7 +45,7 @@ def draft_card(plan: Plan, exported: Export) -> ModelCard:
         num_parameters=plan.num_parameters,
         classes=plan.classes,
         preprocessing=plan.recipe.preprocessing,
-        temperature=export.TEMPERATURE,
+        temperature=exported.calibration.temperature,
         artifact_key=model_key(version, "model.onnx"),
         artifact_sha256=exported.artifact_sha256,
         artifact_bytes=exported.artifact_bytes,
@@ -96,6 +98,7 @@ def finished_card(
         lineage |= {
             "selection": generation_key(plan.generation, "selection.json"),
             "num_kept": selected.num_kept,
+            "relabeled": selected.relabeled,
             "starved": list(selected.starved),
             "empty": list(selected.empty),
         }
@@ -103,7 +106,10 @@ def finished_card(
         update={
             "data": lineage,
             "training": training.model_dump(mode="json", exclude={"history"})
-            | {"loss": training.history[-1].loss if training.history else None},
+            | {
+                "loss": training.history[-1].loss if training.history else None,
+                "calibration": exported.calibration.model_dump(mode="json"),
+            },
             "evaluation": evaluation,
             "variants": variants,
         }

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn.metrics import recall_score
 
+from trainer.calibration import is_calibration
 from understudy import images
 from understudy.engine import Engine, Probabilities, predict_all
 from understudy.errors import LabeledSetRefused
 from understudy.images import Pixels
-from understudy.records import Evaluation, Interval, Record, ReliabilityBin, ShardManifest
+from understudy.records import Evaluation, Interval, Preprocessing, Record, ReliabilityBin, ShardManifest
 from understudy.shards import read_images, read_manifest
 from understudy.store import Store
 
@@ -69,6 +70,23 @@ def _inputs(
     for manifest in manifests:
         for _, data in read_images(store, manifest):
             yield images.load(data, engine.card.preprocessing)
+            done += 1
+            show(done, total)
+
+
+def calibration_half(
+    store: Store, holdout: Sequence[str], preprocessing: Preprocessing, show: Callable[[int, int], None]
+) -> Iterator[tuple[str, Pixels]]:
+    """The class and the input of each image that a temperature may be fitted on, as when serving: un-noised."""
+    manifests = [_manifest(store, key) for key in holdout]
+    halves = [
+        one.model_copy(update={"members": tuple(m for m in one.members if is_calibration(m.sha256))})
+        for one in manifests
+    ]
+    done, total = 0, sum(len(half.members) for half in halves)
+    for half in halves:
+        for member, data in read_images(store, half):
+            yield member.class_name or "", images.load(data, preprocessing)
             done += 1
             show(done, total)
 

@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from trainer.calibration import Logits
 from trainer.train import Normalise
 from understudy.engine import INPUT, OUTPUT, Engine, Probabilities, probe_pixels
 from understudy.errors import ArtifactRefused
 from understudy.images import Pixels
 from understudy.records import Preprocessing, Probe
 
-#: Calibration is not fitted yet: probabilities are the model's own.
-TEMPERATURE = 1.0
 #: Images of the probe: grey, and waves of three frequencies.
 NUM_PROBES = 4
 #: Largest difference of a probability between torch and ONNX Runtime on a CPU. They add in another
@@ -43,8 +42,12 @@ class Served(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits = self.student(self.normalise(pixels))
-        return torch.softmax(logits.float() / self.temperature, dim=1)
+        return torch.softmax(self.logits(pixels) / self.temperature, dim=1)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """What the student says before a temperature: (N, C) float32."""
+        said: Tensor = self.student(self.normalise(pixels))
+        return said.float()
 
 
 def served(student: nn.Module, preprocessing: Preprocessing, temperature: float) -> Served:
@@ -91,6 +94,13 @@ def predict(model: Served, pixels: Pixels) -> Probabilities:
     """What torch says of a batch: (N, size, size, 3) uint8 → (N, C) float32."""
     probabilities: Probabilities = model(torch.from_numpy(np.ascontiguousarray(pixels))).numpy()
     return probabilities
+
+
+@torch.inference_mode()
+def logits(model: Served, pixels: Pixels, device: torch.device) -> Logits:
+    """What a student that is on ``device`` says before a temperature: (N, size, size, 3) uint8 → (N, C) float32."""
+    said: Logits = model.logits(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).cpu().numpy()
+    return said
 
 
 def probe(model: Served, size: int) -> Probe:

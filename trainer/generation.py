@@ -1,4 +1,4 @@
-"""One generation, straight down: plan, wait for labels, select, train, export, evaluate, gate, conclude.
+"""One generation, straight down: plan, wait for labels, select, train, calibrate, export, evaluate, gate, conclude.
 
 Each step is a file under ``generations/<n>/``; a step that has its file is skipped, so a trainer that
 was killed anywhere is continued by the next one. What is in the store first counts: where two trainers
@@ -6,6 +6,7 @@ make the same file, both go on with the same bytes. Only ``conclude`` changes wh
 """
 
 import hashlib
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable
@@ -17,21 +18,23 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from trainer import data, evaluate, export, gate, model, selection, train, variants
+from trainer import calibration, data, evaluate, export, gate, model, selection, train, variants
+from trainer.calibration import Calibration
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
 from trainer.evaluate import Measured
 from trainer.noise import Noise
 from trainer.plan import Plan, fresh_student, make_plan
 from trainer.progress import Progress
-from trainer.selection import LabelSets, Selection
+from trainer.selection import Former, LabelSets, Selection
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
-from understudy import engine, images, registry
+from understudy import engine, images, pseudo_labels, registry, thresholds
 from understudy.catalog import Catalog, generations, shards, versions
 from understudy.catalog.claims import Claim
 from understudy.engine import Engine
-from understudy.errors import ArtifactRefused, Conflict
+from understudy.errors import ArtifactRefused, Conflict, Refused
 from understudy.images import Pixels
+from understudy.pseudo_labels import Looking
 from understudy.records import GateReport, Generation, ModelCard, Record, Variant
 from understudy.store import Store, generation_key, weights_key
 
@@ -72,22 +75,26 @@ def run(place: Workplace, claim: Claim, progress: Progress, generation: Generati
     # 2. Wait until the teacher has labeled every shard; freeze the list
     sets = work.step("labels.json", LabelSets, partial(wait_for_labels, work, plan))
 
-    # 3. Select pseudo-labels
+    # 3. Select pseudo-labels; nothing is learned from a teacher that has collapsed
     selected = None
     if plan.teacher is not None:
         selected = work.step("selection.json", Selection, partial(select, work, plan, sets))
+        selection.refuse_collapse(selected, plan.recipe)
 
     # 4. Train the student
     training = work.step("training.json", Training, partial(train_student, work, plan, selected))
 
-    # 5. Export it, and see the engine agree with torch; then the same in other number formats
-    exported = work.step("export.json", Export, partial(export_student, work, plan))
+    # 5. Fit its temperature on a half of the holdout
+    fitted = work.step("calibration.json", Calibration, partial(calibrate_student, work, plan))
+
+    # 6. Export it, and see the engine agree with torch; then the same in other number formats
+    exported = work.step("export.json", Export, partial(export_student, work, plan, fitted))
     made = work.step("variants.json", MadeVariants, partial(make_variants, work, plan, exported))
 
-    # 6. Evaluate, judge, publish, conclude; again if the champion changes meanwhile
+    # 7. Evaluate, judge, publish, conclude; again if the champion changes meanwhile
     report = conclude(work, plan, sets, selected, training, exported, made)
 
-    # 7. A new champion labels everything anew, for the next generation
+    # 8. A new champion labels everything anew, for the next generation
     if report.is_proved:
         ask_for_labels(place)
     return report
@@ -168,26 +175,56 @@ def wait_for_labels(work: _Work, plan: Plan) -> LabelSets:
 
 
 def select(work: _Work, plan: Plan, sets: LabelSets) -> Selection:
-    """Choose the pseudo-labels; their rows go to ``selection.parquet``."""
+    """Choose the pseudo-labels; their rows go to a Parquet file that the selection names."""
     work.progress.show("select", 0, len(sets.label_sets))
-    catalog = work.place.catalog
+    catalog, store = work.place.catalog, work.place.store
     assert plan.teacher is not None, "there is nothing to select from without a teacher"
-    with tempfile.TemporaryDirectory(dir=_made(work.place.spool)) as folder:
+    teacher = versions.get(catalog, plan.teacher).card
+    spool = _made(work.place.spool)
+    with tempfile.TemporaryDirectory(dir=spool) as folder:
         rows = Path(folder) / "selection.parquet"
+        looking = Looking(catalog, store, spool or Path(folder))
         summary = selection.select(
-            work.place.store,
+            store,
             sets,
-            classes=versions.get(catalog, plan.teacher).card.classes,
+            classes=teacher.classes,
             labeled_counts=plan.labeled_counts,
             human_labeled=shards.human_labeled(catalog),
             recipe=plan.recipe,
             rows=rows,
             spool=work.place.spool,
+            answers=thresholds.answers_of(store, teacher.generation),
+            former=_former(work) if plan.recipe.relabel == "same" else None,
+            agreement=pseudo_labels.agreement(looking, plan.teacher, sets.label_sets, plan.recipe.threshold),
         )
         work.claim.check()
-        work.place.store.put(generation_key(work.number, f"selection-{summary.rows_sha256[:12]}.parquet"), rows)
+        store.put(generation_key(work.number, selection.rows_name(summary.rows_sha256)), rows)
+    for warning in summary.warnings:
+        log.warning("generation %d: %s", work.number, warning)
     work.progress.show("select", len(sets.label_sets), len(sets.label_sets))
     return summary
+
+
+def _former(work: _Work) -> Former | None:
+    """The newest choice of pseudo-labels that a model was made with. None: there is none, so this one is made afresh.
+
+    Raises Refused if its rows are gone.
+    """
+    store, before = work.place.store, generations.previous(work.place.catalog, work.number)
+    while before is not None:
+        if store.exists(key := generation_key(before.number, "selection.json")):
+            chosen = Selection.model_validate_json(store.get(key))
+            rows = generation_key(before.number, selection.rows_name(chosen.rows_sha256))
+            if not store.exists(rows):
+                raise Refused(
+                    f"the selection of generation {before.number} shall be labeled anew, but its rows ({rows}) are not "
+                    f"in the store; set relabel to afresh",
+                    code="selection_lost",
+                )
+            return Former(before.number, rows, chosen.num_kept)
+        before = generations.previous(work.place.catalog, before.number)
+    log.info("generation %d: there is no selection to label anew; a first one is made", work.number)
+    return None
 
 
 def _made(folder: Path | None) -> Path | None:
@@ -205,7 +242,7 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
     labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
     pseudo = None
     if selected is not None:
-        rows = work.get(f"selection-{selected.rows_sha256[:12]}.parquet")
+        rows = work.get(selection.rows_name(selected.rows_sha256))
         pseudo = data.pseudo_rows(store, rows, selected, plan.classes, recipe)
     noise = Noise(recipe)
     device = model.device(work.place.device)
@@ -243,17 +280,47 @@ def _beginning(store: Store, plan: Plan) -> nn.Module:
     return student
 
 
-# -- 5. export ----------------------------------------------------------------------------------------
+# -- 5. calibrate -------------------------------------------------------------------------------------
 
 
-def export_student(work: _Work, plan: Plan) -> Export:
+def calibrate_student(work: _Work, plan: Plan) -> Calibration:
+    """Fit the temperature of the averaged student, un-noised; its answers go to ``answers.json``."""
+
+    def show(done: int, total: int) -> None:
+        work.progress.show("calibrate", done, total)
+        work.progress.check()
+
+    preprocessing, device = plan.recipe.preprocessing, model.device(work.place.device)
+    student = fresh_student(plan.student, len(plan.classes), plan.recipe)
+    export.load_weights(student, work.get("weights.safetensors"))
+    judged = export.served(student, preprocessing, 1.0).to(device)
+    index = {name: i for i, name in enumerate(plan.classes)}
+    truth: list[int] = []
+    said = [np.zeros((0, len(plan.classes)), dtype=np.float32)]
+    images_of_half = evaluate.calibration_half(work.place.store, plan.holdout, preprocessing, show)
+    while batch := list(itertools.islice(images_of_half, evaluate.BATCH)):
+        truth += [index.get(name, len(index)) for name, _ in batch]
+        said.append(export.logits(judged, np.stack([pixels for _, pixels in batch]), device))
+    logits, classes = np.concatenate(said), np.array(truth, dtype=np.int64)
+    found = calibration.calibrated(
+        logits, classes, is_wanted=plan.recipe.calibrate, error_of=evaluate.calibration_error
+    )
+    work.keep(thresholds.ANSWERS, calibration.answers(logits, classes, found.temperature).to_json)
+    log.info("generation %d has a temperature of %.3f: %s", work.number, found.temperature, found.reason or "fitted")
+    return found
+
+
+# -- 6. export ----------------------------------------------------------------------------------------
+
+
+def export_student(work: _Work, plan: Plan, fitted: Calibration) -> Export:
     """Make the artifact and see that the engine answers as torch does; it goes to ``model.onnx``."""
     Checkpoints(work.place.store, work.number).clear()
     work.progress.show("export", 0, 1)
     preprocessing = plan.recipe.preprocessing
     student = fresh_student(plan.student, len(plan.classes), plan.recipe)
     export.load_weights(student, work.get("weights.safetensors"))
-    served = export.served(student, preprocessing, export.TEMPERATURE)
+    served = export.served(student, preprocessing, fitted.temperature)
     artifact = work.keep("model.onnx", partial(export.to_onnx, served, preprocessing.size))
     made = Export(
         version=registry.version_id(plan.generation, artifact),
@@ -261,6 +328,7 @@ def export_student(work: _Work, plan: Plan) -> Export:
         artifact_bytes=len(artifact),
         probe=export.probe(served, preprocessing.size),
         worst_difference=0.0,
+        calibration=fitted,
     )
     loaded = engine.load(artifact, draft_card(plan, made), provider="cpu")
     worst = export.check_parity(served, loaded, _labeled_pixels(work.place.store, plan))
@@ -295,7 +363,7 @@ def _labeled_pixels(store: Store, plan: Plan, num_images: int = NUM_PARITY_IMAGE
     return np.stack([images.load(image, plan.recipe.preprocessing) for image in encoded])
 
 
-# -- 6. evaluate, judge, publish, conclude ------------------------------------------------------------
+# -- 7. evaluate, judge, publish, conclude ------------------------------------------------------------
 
 
 def conclude(
@@ -410,7 +478,7 @@ def publish(work: _Work, card: ModelCard) -> None:
     )
 
 
-# -- 7. the next round --------------------------------------------------------------------------------
+# -- 8. the next round --------------------------------------------------------------------------------
 
 
 def ask_for_labels(place: Workplace) -> None:

@@ -1,10 +1,13 @@
 """What is told of pseudo-labels over HTTP: one of them, counts of all, and what a selection would make of them."""
 
 import enum
+from typing import Any, Literal
 
 from pydantic import Field
 
+from understudy.recipes import Recipe
 from understudy.records import Probability, Record, Sha256, VersionId
+from understudy.tripwires import Tripwires
 
 #: Bins of confidence in the facets, each 0.05 wide; the last has 1.0 too.
 NUM_FACET_BINS = 20
@@ -65,6 +68,11 @@ class LabelFacets(Record):
     num_compared: int | None = None  #: images that the last teacher has labeled too
 
 
+def _default(field: str) -> Any:
+    """As recipes have it."""
+    return Recipe.model_fields[field].default
+
+
 class PreviewRequest(Record):
     """What was asked: what a selection would keep, with these fields of a recipe."""
 
@@ -73,6 +81,15 @@ class PreviewRequest(Record):
         None, ge=1, le=10**9, description="images of each class; null: in proportion to the labeled set"
     )
     max_copies: int = Field(4, ge=1, le=10**6, description="of one image of a scarce class")
+    thresholds: Literal["fixed", "precision", "adaptive"] = Field(
+        "fixed", description="one threshold for all classes, or one of each class's own"
+    )
+    min_precision: float = Field(0.9, gt=0, lt=1, allow_inf_nan=False, description="where thresholds is precision")
+    pseudo_labels: Literal["soft", "hard"] = Field("soft", description="adaptive thresholds go lower for soft ones")
+    balance: Literal["exact", "none"] = Field("exact", description="none: all over the threshold, once each")
+    min_kept_share: Probability = Field(_default("min_kept_share"), description="a tripwire")
+    max_class_shift: Probability = Field(_default("max_class_shift"), description="a tripwire")
+    min_agreement: Probability = Field(_default("min_agreement"), description="a tripwire")
     teacher: VersionId | None = Field(None, description="null: the champion")
 
 
@@ -85,6 +102,7 @@ class ClassPreview(Record):
     rows: int  #: with their copies
     threshold: float | None  #: the least confidence of what is kept, to 0.001 or finer; None: nothing is kept
     precision: Probability | None  #: share of the kept whose label is expected to be right
+    candidates_from: float | None = None  #: the class's threshold; None: no label of the class may be trusted
 
 
 class SelectionPreview(Record):
@@ -101,3 +119,7 @@ class SelectionPreview(Record):
     empty: tuple[str, ...]  #: classes without any image over the threshold
     precision: Probability | None  #: None: the teacher's card has no reliability, or nothing is kept
     num_holdout: int  #: images that the precision was estimated from; few of them make it rough
+    num_answers: int = 0  #: of the holdout's calibration half that thresholds by precision were learned from
+    tripwires: Tripwires | None = None  #: the figures that would end a generation if they were beyond a limit
+    collapses: tuple[str, ...] = ()  #: a sentence for each figure that is
+    warnings: tuple[str, ...] = ()

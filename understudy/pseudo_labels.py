@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from understudy import labels, quota, registry
+from understudy import labels, quota, registry, thresholds, tripwires
 from understudy.catalog import Catalog, label_sets, shards, versions
 from understudy.catalog.label_sets import Listed
 from understudy.errors import LabelSetRefused, Refused
@@ -33,9 +33,11 @@ from understudy.label_records import (
     SelectionPreview,
 )
 from understudy.labels import Session
-from understudy.quota import Bins, Quota
-from understudy.records import ReliabilityBin
+from understudy.quota import Bins
+from understudy.records import ModelCard, ReliabilityBin
 from understudy.store import Store
+from understudy.thresholds import Answers
+from understudy.tripwires import Agreement
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,6 +62,16 @@ _COMPARED = """(
                JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
     ON before.sha256 = labels.sha256
 )"""
+
+
+_AGREEMENT = """
+SELECT count(*) AS num_compared, count(*) FILTER (now_names.name = before_names.name) AS num_same
+FROM (SELECT sha256, label FROM labels WHERE confidence >= $threshold) AS now
+JOIN (SELECT sha256, label, label_set FROM before) AS earlier ON earlier.sha256 = now.sha256
+JOIN now_names ON now_names.label = now.label
+JOIN before_sets ON before_sets.label_set = earlier.label_set
+JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = earlier.label
+"""
 
 
 @dataclass(frozen=True)
@@ -267,42 +279,92 @@ def facets(
 
 
 @_listing_anew
+def agreement(
+    looking: Looking, teacher: str, keys: Sequence[str], threshold: float, *, max_compared: int = tripwires.MAX_COMPARED
+) -> Agreement | None:
+    """How often a teacher says what the one before said of the same image, where it is so confident itself.
+
+    ``keys`` are the label sets that count; of many, every so-manieth is read, with ``max_compared`` images in all.
+    None: nobody labeled any of these shards before.
+    """
+    wanted = set(keys)
+    sets = [
+        one for one in label_sets.listed(looking.catalog, teacher) if one.key in wanted and one.previous_key is not None
+    ]
+    if not sets:
+        return None
+    some = sets[:: max(1, math.ceil(sum(one.num_rows for one in sets) / max_compared))]
+    with _opened(looking, some, compare=True, teacher=teacher) as session:
+        (told,) = session.ask(_AGREEMENT, {"threshold": threshold}).to_pylist()
+    return Agreement(max(one.previous_teacher or "" for one in some), told["num_compared"], told["num_same"])
+
+
+@_listing_anew
 def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     """What a selection from a teacher's label sets would keep, and how right it may be expected to be."""
     teacher = looking.teacher(asked.teacher)
     card = versions.get(looking.catalog, teacher).card
     human = label_sets.labeled_later(looking.catalog)
     condition = "confidence >= $threshold" + (" AND sha256 NOT IN (SELECT sha256 FROM human_labeled)" if human else "")
-    sets = label_sets.listed(looking.catalog, teacher)
-    rows = labels.query(
-        looking.store,
-        [one.key for one in sets],
-        f"SELECT label, {quota.BIN_SQL} AS bin, count(*) AS num FROM labels WHERE {condition} GROUP BY ALL",
-        {"threshold": asked.threshold},
-        spool=looking.spool,
-        threads=looking.threads,
-        human_labeled=labels.table({"sha256": human}, sha256="string"),
+    keys = [one.key for one in label_sets.listed(looking.catalog, teacher)]
+    answers = thresholds.answers_of(looking.store, card.generation) if asked.thresholds == "precision" else Answers()
+    tables = {"human_labeled": labels.table({"sha256": human}, sha256="string")}
+    with labels.opened(
+        looking.store, {"labels": keys}, spool=looking.spool, threads=looking.threads, tables=tables
+    ) as session:
+
+        def num_confident() -> dict[int, int]:
+            confident = _binned(session, "labels", condition, asked.threshold)
+            return {label: sum(some.values()) for label, some in confident.items()}
+
+        least = thresholds.of_classes(asked, len(card.classes), answers, num_confident)
+        source, lowest = thresholds.source(session, least, len(card.classes))
+        bins = _binned(session, source, condition, lowest)
+        num_labels = session.ask("SELECT count(*) AS num FROM labels").to_pylist()[0]["num"]
+    told = _previewed(looking, asked, card, least, bins)
+    figures = tripwires.measured(
+        num_candidates=told.num_candidates,
+        num_labels=num_labels,
+        candidates={name: one.available for name, one in told.per_class.items()},
+        labeled=shards.class_counts(looking.catalog, "labeled"),
+        agreement=agreement(looking, teacher, keys, asked.threshold),
+    )
+    return told.model_copy(
+        update={
+            "num_answers": len(answers.is_right),
+            "tripwires": figures,
+            "collapses": figures.sprung(asked) if num_labels else (),
+        }
+    )
+
+
+def _binned(session: Session, source: str, condition: str, threshold: float) -> dict[int, dict[int, int]]:
+    """By class, the labels in each bin of confidence."""
+    rows = session.ask(
+        f"SELECT label, {quota.BIN_SQL} AS bin, count(*) AS num FROM {source} WHERE {condition} GROUP BY ALL",
+        {"threshold": threshold},
     ).to_pylist()
     bins: dict[int, dict[int, int]] = {}
     for row in rows:
         bins.setdefault(row["label"], {})[row["bin"]] = row["num"]
-    return _previewed(looking, asked, teacher, card.classes, card.evaluation.reliability, bins)
+    return bins
 
 
 def _previewed(
     looking: Looking,
     asked: PreviewRequest,
-    teacher: str,
-    classes: Sequence[str],
-    reliability: Sequence[ReliabilityBin],
+    card: ModelCard,
+    least: Mapping[int, float],
     bins: Mapping[int, Bins],
 ) -> SelectionPreview:
     available = {label: sum(some.values()) for label, some in bins.items()}
-    targets = quota.targets(available, classes, shards.class_counts(looking.catalog, "labeled"), asked.per_class)
+    labeled = shards.class_counts(looking.catalog, "labeled")
+    quotas = quota.of_classes(available, card.classes, labeled, asked)
+    reliability = card.evaluation.reliability
     per_class: dict[str, ClassPreview] = {}
     num_right = 0.0
-    for i, name in enumerate(classes):
-        of_class = Quota(available.get(i, 0), targets[i], asked.max_copies)
+    for i, name in enumerate(card.classes):
+        of_class = quotas[i]
         taken = quota.best(bins.get(i, {}), of_class.kept)
         right = sum(num * _expected_right(quota.bin_edge(number), reliability) for number, num in taken.items())
         num_right += right
@@ -311,12 +373,14 @@ def _previewed(
             target=of_class.target,
             kept=of_class.kept,
             rows=of_class.rows,
-            threshold=max(asked.threshold, quota.bin_edge(min(taken))) if taken else None,
+            threshold=max(least[i], quota.bin_edge(min(taken))) if taken else None,
             precision=min(1.0, right / of_class.kept) if taken and reliability else None,
+            candidates_from=least.get(i),
         )
     num_kept = sum(y.kept for y in per_class.values())
+    skew = thresholds.skew_in_words(labeled) if asked.thresholds == "adaptive" else None
     return SelectionPreview(
-        teacher=teacher,
+        teacher=card.version,
         threshold=asked.threshold,
         max_copies=asked.max_copies,
         num_candidates=sum(available.values()),
@@ -327,6 +391,7 @@ def _previewed(
         empty=tuple(name for name, y in per_class.items() if y.available == 0),
         precision=min(1.0, num_right / num_kept) if num_kept and reliability else None,
         num_holdout=sum(one.num_images for one in reliability),
+        warnings=(skew,) if skew else (),
     )
 
 

@@ -7,6 +7,7 @@ preview promises. It reads nothing, and knows neither rows nor images.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 #: Confidence in bins that are narrow where teachers are sure: 0.001 wide below 0.9, and ten times narrower with
 #: every nine after that. A bin's number never falls as confidence rises, which is all that exactness needs.
@@ -31,6 +32,17 @@ def bin_edge(number: int) -> float:
     if number < 2700:
         return 0.99 + (number - 1800) / 100_000
     return min(1.0, 0.999 + (number - 2700) / 1_000_000)
+
+
+class Wanted(Protocol):
+    """What a recipe, or who asks for a preview, says of the balance."""
+
+    @property
+    def balance(self) -> str: ...
+    @property
+    def per_class(self) -> int | None: ...
+    @property
+    def max_copies(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,17 @@ def targets(
         i: max(1, math.floor(total * labeled_counts.get(name, 0) / labeled)) if labeled else 1
         for i, name in enumerate(classes)
     }
+
+
+def of_classes(
+    available: Mapping[int, int], classes: Sequence[str], labeled_counts: Mapping[str, int], wanted: Wanted
+) -> dict[int, Quota]:
+    """The quota of each class. Without a balance it is all that there are, once each."""
+    numbers = range(len(classes))
+    if wanted.balance == "none":
+        return {i: Quota(available.get(i, 0), available.get(i, 0), 1) for i in numbers}
+    wished = targets(available, classes, labeled_counts, wanted.per_class)
+    return {i: Quota(available.get(i, 0), wished[i], wanted.max_copies) for i in numbers}
 
 
 def cut(bins: Bins, num_wanted: int) -> Cut | None:

@@ -88,7 +88,7 @@ class Recipe(Record):
     # -- pseudo-labels (section 3.1, "data filtering and balancing")
     pseudo_labels: Literal["soft", "hard", "none"] = "soft"  #: none: on labeled images alone
     threshold: float = Field(0.3, ge=0, lt=1)  #: least confidence of the teacher
-    thresholds: Literal["fixed", "precision", "adaptive"] = "fixed"  #: one for all; or a class's own, never below it
+    thresholds: Literal["fixed", "precision", "adaptive"] = "fixed"  #: one for all; a class's own from it up; or down
     min_precision: float = Field(0.9, gt=0, lt=1)  #: of each class's pseudo-labels, where ``thresholds`` is precision
     relabel: Literal["afresh", "same"] = "afresh"  #: select anew; or label the last generation's choice anew (official)
     per_class: int | None = Field(None, ge=1)  #: images of each class; None: in proportion to the labeled set
@@ -97,8 +97,8 @@ class Recipe(Record):
     pseudo_weight: float = Field(1.0, gt=0)  #: of the pseudo-labeled images' mean loss beside the labeled one's
 
     # -- tripwires: a selection beyond them ends the generation with the reason
-    min_kept_share: Probability = 0.01  #: of all pseudo-labels that is kept
-    max_class_shift: Probability = 0.9  #: total variation between the candidates' classes and the labeled set's
+    min_kept_share: Probability = 0.01  #: of all pseudo-labels that is over the threshold
+    max_class_shift: Probability = 0.98  #: of the way from the labeled set's classes to a single one; 1: any
     min_agreement: Probability = 0.3  #: of this teacher's labels and those of the one before, on the same images
 
     # -- input noise

@@ -31,6 +31,8 @@ PREPROCESSING = Preprocessing(size=224, crop_fraction=0.875, interpolation="bicu
 CLASSES = tuple(f"class-{i:04d}" for i in range(NUM_CLASSES))
 #: Photos that the batch statistics are measured on.
 NUM_CALIBRATION = 16
+#: Random weights have nothing to calibrate.
+TEMPERATURE = 1.0
 
 
 def build(seed: int) -> nn.Module:
@@ -49,7 +51,7 @@ def build(seed: int) -> nn.Module:
 def artifact(seed: int) -> tuple[bytes, ModelCard]:
     """A model and its card, ready for ``registry.publish``."""
     network = build(seed)
-    served = export.served(network, PREPROCESSING, export.TEMPERATURE)
+    served = export.served(network, PREPROCESSING, TEMPERATURE)
     graph = export.to_onnx(served, PREPROCESSING.size)
     version = registry.version_id(seed, graph)
     return graph, ModelCard(
@@ -59,7 +61,7 @@ def artifact(seed: int) -> tuple[bytes, ModelCard]:
         num_parameters=students.num_parameters(network),
         classes=CLASSES,
         preprocessing=PREPROCESSING,
-        temperature=export.TEMPERATURE,
+        temperature=TEMPERATURE,
         artifact_key=model_key(version, "model.onnx"),
         artifact_sha256=hashlib.sha256(graph).hexdigest(),
         artifact_bytes=len(graph),

@@ -7,17 +7,22 @@ import sys
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from trainer import __main__ as program
-from trainer import generation
+from trainer import generation, selection
+from trainer.calibration import Calibration, is_calibration
+from trainer.card import Export
 from trainer.plan import make_plan
 from trainer.progress import Progress
-from understudy import recipes
+from trainer.selection import Selection
+from understudy import images, labels, recipes, registry, thresholds
 from understudy.catalog import claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow
 from understudy.errors import Conflict, LeaseLost, RecipeRefused, Refused
 from understudy.records import GenerationState, JobState
+from understudy.shards import read_images, read_manifest
 from understudy.store import Store
 
 
@@ -92,7 +97,7 @@ def test_two_generations(make_world):
 #: Where a trainer may die: after each of these writes of generation 1.
 DEATHS = [
     "plan.json", "labels.json", "selection-", "selection.json", "00000000/tensors", "00000010/state.json",
-    "00000020/tensors", "weights.safetensors", "training.json", "model.onnx", "export.json",
+    "00000020/tensors", "weights.safetensors", "training.json", "answers.json", "calibration.json", "model.onnx", "export.json",
     "model.fp16.onnx", "model.int8.onnx", "variants.json", "evaluation-g0001", "evaluation-g0000", "gate-", "variants-",
     "models/g0001", "card.json",
 ]  # fmt: skip
@@ -284,10 +289,83 @@ def test_a_teacher_that_is_sure_of_nothing_ends_the_generation(make_taught_world
     """There is nothing to learn from; the message says what to do."""
     world = make_taught_world()
     world.label()
-    turn, claim = world.open(overrides={"threshold": 0.999})
+    turn, claim = world.open(overrides={"threshold": 0.999999})
 
     with pytest.raises(Refused, match="lower threshold"):
         run(world, turn, claim)
+
+
+def test_the_temperature_is_fitted_on_a_half_of_the_holdout_and_served(make_taught_world):
+    """It is in the graph, which answers as torch does; the figures and answers are those of the half that calibrates."""
+    world = make_taught_world()
+    card = versions.get(world.catalog, registry.champion(world.catalog)).card
+    exported = Export.model_validate_json(world.store.get("generations/0000/export.json"))
+    fitted = Calibration.model_validate_json(world.store.get("generations/0000/calibration.json"))
+    half = [
+        (member.class_name, images.load(data, card.preprocessing))
+        for shard in shards.of_split(world.catalog, "holdout")
+        for member, data in read_images(world.store, read_manifest(world.store, shard.key))
+        if is_calibration(member.sha256)
+    ]
+
+    served = registry.load(world.store, world.catalog, card.version, provider="cpu")
+    probabilities = served.predict(np.stack([pixels for _, pixels in half]))
+
+    assert card.temperature == fitted.temperature == exported.calibration.temperature
+    assert abs(fitted.temperature - 1) > 0.05
+    assert fitted.negative_log_likelihood[1] < fitted.negative_log_likelihood[0]
+    assert card.training["calibration"]["num_images"] == fitted.num_images == len(half) >= 50
+    assert 0 < exported.worst_difference <= 1e-4
+    told = thresholds.answers_of(world.store, 0)
+    truth = [card.classes.index(name) for name, _ in half]
+    assert list(told.predicted) == probabilities.argmax(axis=1).tolist()
+    assert told.confidence == pytest.approx(probabilities.max(axis=1), abs=1e-4)
+    assert list(told.is_right) == (probabilities.argmax(axis=1) == truth).tolist()
+
+
+def test_a_collapse_ends_the_generation_with_the_reason(make_taught_world):
+    """No student is trained; the selection with its figures stays to be looked at, and the champion serves on."""
+    world = make_taught_world()
+    champion = versions.champion(world.catalog).version
+    world.label()
+    turn, claim = world.open(overrides={"min_kept_share": 1})
+
+    assert program.attempt(world.place, claim, threading.Event()) is True
+
+    job = jobs.get(world.catalog, turn.job.id)
+    assert (job.state, job.problem.code) == (JobState.FAILED, "selection_collapsed")
+    assert "min_kept_share asks for 100.00%" in job.problem.detail
+    selected = Selection.model_validate_json(world.store.get("generations/0001/selection.json"))
+    assert 0 < selected.tripwires.kept_share < 1
+    assert not world.store.exists("generations/0001/training.json")
+    assert versions.champion(world.catalog).version == champion
+
+
+def test_a_later_teacher_labels_the_same_choice_anew(make_taught_world):
+    """The first student's choice is made; the second's is that one with new labels, and says so."""
+    world = make_taught_world()
+    world.label()
+    turn, claim = world.open(overrides={"relabel": "same", "student_steps": 6})
+    run(world, turn, claim)
+    world.label()
+    first = Selection.model_validate_json(world.store.get("generations/0001/selection.json"))
+    turn, claim = world.open()
+    with pytest.raises(Killed):
+        run(world, turn, claim, store=MortalStore(world.store.url, "selection.json"))
+    second = Selection.model_validate_json(world.store.get("generations/0002/selection.json"))
+
+    def copies(generation, selected):
+        rows = world.store.get(f"generations/{generation:04d}/{selection.rows_name(selected.rows_sha256)}")
+        return {row["sha256"]: row["copies"] for row in labels.table_from_parquet(rows).to_pylist()}
+
+    assert (first.relabeled, second.relabeled, second.num_gone) == (None, 1, 0)
+    assert copies(1, first) == copies(2, second) != {}
+
+    world.store.delete(f"generations/0001/{selection.rows_name(first.rows_sha256)}")
+    world.store.delete("generations/0002/selection.json")
+    claims.give_back(world.catalog, claim, program.STOPPED, max_attempts=50)
+    assert program.attempt(world.place, world.claim(turn), threading.Event()) is True
+    assert jobs.get(world.catalog, turn.job.id).problem.code == "selection_lost"
 
 
 def test_a_fault_gives_the_work_back(make_world):

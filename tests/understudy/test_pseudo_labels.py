@@ -12,6 +12,8 @@ from understudy.label_records import LabelOrder, LabelSort, PreviewRequest
 from understudy.pseudo_labels import Cursor, Filters, Looking
 from understudy.records import ReliabilityBin
 from understudy.testing import picture, tiny_evaluation
+from understudy.thresholds import Answers
+from understudy.tripwires import Agreement
 
 CLASSES = ("red", "green", "blue")
 
@@ -179,6 +181,77 @@ def test_a_preview_is_what_the_arithmetic_of_a_selection_says(world, looking):
     assert green.precision == pytest.approx((49 + 0.9) / 100, abs=0.001)
     assert told.precision == pytest.approx((0.7 + 0.65 + 0.499) / 3, abs=0.01)
     assert (told.teacher, told.num_candidates, told.num_kept, told.num_holdout) == (teacher, 6, 3, 99)
+
+
+def test_a_preview_has_the_thresholds_of_a_recipe(world, looking, local_store):
+    """By precision from the answers of the teacher's generation, adaptive from counts; without a balance all of them."""
+    world.teacher()
+    world.label(
+        world.shard("a", pictures(9, 1)), [sure_of(0, 0.875)] * 4 + [sure_of(0, 0.5)] * 2 + [sure_of(1, 0.75)] * 3
+    )
+    answers = Answers(predicted=(0,) * 60, confidence=(0.75,) * 40 + (0.5,) * 20, is_right=(True,) * 40 + (False,) * 20)
+    local_store.put("generations/0000/answers.json", answers.to_json())
+
+    precise = pseudo_labels.preview(looking, PreviewRequest(thresholds="precision", balance="none"))
+    adaptive = pseudo_labels.preview(looking, PreviewRequest(thresholds="adaptive", threshold=0.75, balance="none"))
+
+    assert [one.candidates_from for one in precise.per_class.values()] == [0.75, 0.75, 0.75]
+    assert [one.kept for one in precise.per_class.values()] == [one.rows for one in precise.per_class.values()]
+    assert [one.kept for one in precise.per_class.values()] == [4, 3, 0]
+    assert precise.num_answers == 60
+    expected = [0.75, 0.75 * 0.75 / 1.25, 0.0]  # of class 1 three labels are confident where class 0 has four
+    assert [one.candidates_from for one in adaptive.per_class.values()] == pytest.approx(expected)
+    assert (adaptive.num_kept, adaptive.num_answers) == (7, 0)
+
+
+def test_a_precision_that_nothing_proves_keeps_nothing(world, looking):
+    """A teacher whose generation kept no answers."""
+    world.teacher()
+    world.label(world.shard("a", pictures(2, 1)), [sure_of(0, 0.9)] * 2)
+
+    told = pseudo_labels.preview(looking, PreviewRequest(thresholds="precision"))
+
+    assert (told.num_kept, told.num_answers) == (0, 0)
+    assert {one.candidates_from for one in told.per_class.values()} == {None}
+
+
+def test_a_preview_has_the_tripwires_of_a_generation(world, looking):
+    """A teacher that calls everything red, and contradicts the one before: both figures, and what they would do."""
+    first = world.teacher()
+    shard = world.shard("a", pictures(30, 1))
+    world.label(shard, [sure_of(i % 3, 0.9) for i in range(30)])
+    world.shard(None, pictures(3, 7), class_name="red")
+    world.shard(None, pictures(3, 8), class_name="blue")
+    calm = pseudo_labels.preview(looking, PreviewRequest())
+    world.teacher(CLASSES[::-1])  # the same names, in another order
+    world.label(shard, [sure_of(2, 0.9)] * 30)
+
+    told = pseudo_labels.preview(looking, PreviewRequest(min_agreement=0.5))
+
+    assert (calm.tripwires.agreement, calm.collapses) == (None, ())
+    assert (calm.tripwires.kept_share, calm.tripwires.class_shift) == (1.0, pytest.approx(1 / 3))
+    assert (told.tripwires.class_shift, told.tripwires.agreement) == (1.0, pytest.approx(1 / 3))
+    assert (told.tripwires.num_compared, told.tripwires.compared_with) == (30, first)
+    assert len(told.collapses) == 2
+
+
+def test_agreement_is_seen_on_some_of_many_label_sets(world, looking):
+    """Those of the given keys only, and of these as many as the images may be."""
+    first = world.teacher()
+    shards = [world.shard("a", pictures(4, seed)) for seed in range(5)]
+    for shard in shards:
+        world.label(shard, [sure_of(0, 0.9)] * 4)
+    now = world.teacher()
+    for shard in shards:
+        world.label(shard, [sure_of(0, 0.9)] * 3 + [sure_of(1, 0.5)])
+    agreement = partial(pseudo_labels.agreement, looking, now)
+    listed = [one.key for one in label_sets.listed(looking.catalog, now)]
+
+    assert agreement(listed, 0.3) == Agreement(first, 20, 15)
+    assert agreement(listed, 0.7).share == 1.0
+    assert agreement(listed[:2], 0.3).num_compared == 8
+    assert agreement(listed, 0.3, max_compared=10).num_compared == 12  # every second of five
+    assert agreement([], 0.3) is None
 
 
 def test_nothing_published_is_nothing_told(world, looking):

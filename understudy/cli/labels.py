@@ -95,6 +95,11 @@ def preview(
         typer.Option(min=1, help="Images of each class. Default: as in the labeled set.", show_default=False),
     ] = None,
     max_copies: Annotated[int, typer.Option(min=1, help="Of one image of a scarce class.")] = 4,
+    thresholds: Annotated[
+        str, typer.Option(help="fixed, or a threshold of each class's own: precision or adaptive.")
+    ] = "fixed",
+    min_precision: Annotated[float, typer.Option(help="Of each class's labels, with --thresholds precision.")] = 0.9,
+    balance: Annotated[str, typer.Option(help="exact; or none, for all over the threshold, once each.")] = "exact",
     teacher: Teacher = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -102,7 +107,17 @@ def preview(
 ) -> None:
     """Show what a generation would select now, and how right that may be expected to be."""
     try:
-        request = PreviewRequest(threshold=threshold, per_class=per_class, max_copies=max_copies, teacher=teacher)
+        request = PreviewRequest.model_validate(
+            {
+                "threshold": threshold,
+                "per_class": per_class,
+                "max_copies": max_copies,
+                "thresholds": thresholds,
+                "min_precision": min_precision,
+                "balance": balance,
+                "teacher": teacher,
+            }
+        )
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise Refused(faults, code="invalid_request") from error
@@ -112,6 +127,20 @@ def preview(
         console.print_json(told.model_dump_json())
     else:
         console.print(_table_of_preview(told))
+        for sentence in _tripwires_in_words(told):
+            console.print(sentence, markup=False, highlight=False)
+
+
+def _tripwires_in_words(told: SelectionPreview) -> list[str]:
+    words = list(told.warnings)
+    if told.tripwires is not None:
+        agreement = told.tripwires.agreement
+        before = "no teacher before" if agreement is None else f"{agreement:.1%} as {told.tripwires.compared_with}"
+        words.append(
+            f"over the threshold {told.tripwires.kept_share:.1%}; towards one class {told.tripwires.class_shift:.1%}; "
+            f"labeled as before: {before}"
+        )
+    return words + [f"a generation would end here: {sentence}" for sentence in told.collapses]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -148,9 +177,10 @@ def _table_of_preview(told: SelectionPreview) -> Table:
         f"{told.num_kept} of {told.num_candidates} images, {told.num_rows} with copies; right by estimate: {expected} "
         f"(from {told.num_holdout} holdout images)"
     )
-    table = _table(title, "class", "available", "target", "kept", "with copies", "from", "right")
+    table = _table(title, "class", "available", "target", "kept", "with copies", "over", "from", "right")
     for name, one in told.per_class.items():
         least = None if one.threshold is None else f"{one.threshold:.3f}"
+        over = "none" if one.candidates_from is None else f"{one.candidates_from:.3f}"
         right = None if one.precision is None else f"{one.precision:.1%}"
-        _plain(table, name, one.available, one.target, one.kept, one.rows, least, right)
+        _plain(table, name, one.available, one.target, one.kept, one.rows, over, least, right)
     return table

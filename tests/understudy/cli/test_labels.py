@@ -37,7 +37,13 @@ def test_the_commands_show_what_the_service_tells(run: Callable[..., Result]):
     assert json.loads(run("facets", "--json").stdout)["num_images"] == 3
     assert "3 images by" in run("facets").stdout
     assert json.loads(run("preview", "--threshold", 0.75, "--per-class", 1, "--json").stdout)["num_kept"] == 1
-    assert "1 of 2 images, 1 with copies" in run("preview", "--threshold", 0.75, "--per-class", 1).stdout
+    shown = run("preview", "--threshold", 0.75, "--per-class", 1).stdout
+    assert "1 of 2 images, 1 with copies" in shown
+    assert "labeled as before: no teacher before" in shown
+    everything = json.loads(run("preview", "--thresholds", "adaptive", "--balance", "none", "--json").stdout)
+    assert everything["num_rows"] == everything["num_candidates"] == 3
+    precise = run("preview", "--thresholds", "precision", "--min-precision", "0.95", "--balance", "none")
+    assert "0 of 0 images" in precise.stdout  # nothing proves a precision
 
 
 def test_a_preview_of_nonsense_is_refused(run: Callable[..., Result]):
@@ -46,3 +52,4 @@ def test_a_preview_of_nonsense_is_refused(run: Callable[..., Result]):
 
     assert isinstance(refused.exception, Refused)
     assert "threshold" in str(refused.exception)
+    assert "thresholds" in str(run("preview", "--thresholds", "mine").exception)
