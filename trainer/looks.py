@@ -101,9 +101,13 @@ def looker(
     num_steps: int,
 ) -> Looker:
     """A looker at the calibration half of a holdout, which it reads at its first look."""
-    limit = min(MAX_IMAGES, max(1, MAX_BYTES // (3 * preprocessing.size**2)))
 
     def load() -> tuple[Pixels, Sequence[str]]:
-        return evaluate.some(store, holdout, preprocessing, is_calibration, limit)
+        return evaluate.some(store, holdout, preprocessing, is_calibration, max_images(preprocessing.size))
 
     return Looker(load, classes, preprocessing, device, every, num_steps)
+
+
+def max_images(size: int) -> int:
+    """Images of a look, at so many pixels a side."""
+    return min(MAX_IMAGES, MAX_BYTES // (3 * size**2))
