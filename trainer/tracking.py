@@ -5,7 +5,7 @@ A generation does not depend on it: it has ended when it is told, and what MLflo
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,9 @@ METRICS_A_REQUEST = 1000
 MAX_PARAM = 6000
 
 
-def require(url: str) -> None:
+def require(url: str, find: Callable[[str], object] = find_spec) -> None:
     """See that what ``url`` needs is installed. Raises SettingsRefused."""
-    if url and find_spec("mlflow") is None:
+    if url and find("mlflow") is None:
         raise SettingsRefused(
             f"generations shall be tracked at {url}, but MLflow is not installed: "
             f"pip install 'understudy[mlflow]', or leave UNDERSTUDY_MLFLOW_URL empty"
