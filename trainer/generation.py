@@ -256,6 +256,7 @@ def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_
         device,
         every=recipe.evaluate_every,
         num_steps=num_steps,
+        is_stopping=lambda: work.progress.is_stopping,
     )
     batch_images = recipe.labeled_batch * (1 if is_labeled_only else 1 + recipe.unlabeled_ratio)
     return Diary(place.store, work.number, num_steps, batch_images, looker, place.spool, work.claim.check)

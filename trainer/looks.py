@@ -24,7 +24,8 @@ MAX_IMAGES = 500
 MAX_BYTES = 128 * 2**20
 #: Looks take no more of the time than this, of that of training; a look that would is left out.
 MAX_SHARE = 0.05
-BATCH = 50
+#: Between two batches it is seen whether the process shall end.
+BATCH = 32
 
 
 def is_calibration(sha256: str) -> bool:
@@ -43,6 +44,7 @@ class Looker:
     every: int  #: steps between two looks
     num_steps: int
     clock: Callable[[], float] = time.monotonic
+    is_stopping: Callable[[], bool] = lambda: False  #: this process shall end: a look is given up
     _began_at: float = field(init=False)
     _spent: float = 0.0  # seconds of looks so far
     _last: float = 0.0  # of the last look, which the next will be like
@@ -52,15 +54,18 @@ class Looker:
         self._began_at = self.clock()
 
     def look(self, step: int, student: nn.Module) -> Look | None:
-        """The accuracy of a student after a step. None: it is not time, or there is nothing to look at."""
+        """The accuracy of a student after a step.
+
+        None: it is not time, there is nothing to look at, or the process shall end.
+        """
         if not self._is_time(step):
             return None
         started = self.clock()
         pixels, truth = self._images()
-        num_right = self._num_right(student, pixels, truth) if len(truth) else 0
+        num_right = self._num_right(student, pixels, truth)
         self._last = self.clock() - started
         self._spent += self._last
-        if not len(truth):
+        if num_right is None or not len(truth):
             return None
         return Look(step=step, accuracy=num_right / len(truth), num_images=len(truth), seconds=self._last)
 
@@ -80,14 +85,20 @@ class Looker:
         return self._shown
 
     @torch.inference_mode()
-    def _num_right(self, student: nn.Module, pixels: torch.Tensor, truth: torch.Tensor) -> int:
-        normalise, was_training = Normalise(self.preprocessing).to(self.device), student.training
+    def _num_right(self, student: nn.Module, pixels: torch.Tensor, truth: torch.Tensor) -> int | None:
+        """Of these images. None: the process shall end."""
+        normalise, was_training, num_right = Normalise(self.preprocessing).to(self.device), student.training, 0
         student.eval()  # no dropout, and BatchNorm on its statistics: no random number is drawn, no buffer written
         try:
-            answers = [student(normalise(part.to(self.device))).argmax(1).cpu() for part in torch.split(pixels, BATCH)]
+            for first in range(0, len(truth), BATCH):
+                if self.is_stopping():
+                    return None
+                part = slice(first, first + BATCH)
+                answers = student(normalise(pixels[part].to(self.device))).argmax(1).cpu()
+                num_right += int((answers == truth[part]).sum())
         finally:
             student.train(was_training)
-        return int((torch.cat(answers) == truth).sum())
+        return num_right
 
 
 def looker(
@@ -99,13 +110,14 @@ def looker(
     *,
     every: int,
     num_steps: int,
+    is_stopping: Callable[[], bool],
 ) -> Looker:
     """A looker at the calibration half of a holdout, which it reads at its first look."""
 
     def load() -> tuple[Pixels, Sequence[str]]:
         return evaluate.some(store, holdout, preprocessing, is_calibration, max_images(preprocessing.size))
 
-    return Looker(load, classes, preprocessing, device, every, num_steps)
+    return Looker(load, classes, preprocessing, device, every, num_steps, is_stopping=is_stopping)
 
 
 def max_images(size: int) -> int:

@@ -18,13 +18,14 @@ Points = Sequence[tuple[float, float]]
 def curves(history: History, title: str) -> bytes:
     """The curves of a training run over its steps: losses, learning rate, accuracy of the averaged student, speed."""
     lines = history.lines
+    both = [line for line in lines if line.pseudo_loss is not None]  # else the loss is the labeled one
     panels: list[tuple[str, dict[str, Points]]] = [
         (
             "loss",
             {
                 "loss": [(line.step, line.loss) for line in lines],
-                "labeled": [(line.step, line.labeled_loss) for line in lines],
-                "pseudo": [(line.step, line.pseudo_loss) for line in lines if line.pseudo_loss is not None],
+                "labeled": [(line.step, line.labeled_loss) for line in both],
+                "pseudo": [(line.step, line.pseudo_loss or 0.0) for line in both],
             },
         ),
         ("accuracy of the averaged student", {"": [(look.step, look.accuracy) for look in history.looks]}),

@@ -4,6 +4,7 @@ A generation does not depend on it: it has ended when it is told, and what MLflo
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -41,7 +42,8 @@ def track(url: str, plan: Plan, training: Training, report: GateReport) -> None:
     try:
         _track(url, plan, training, report)
     except Exception as fault:
-        log.warning("generation %d is not in MLflow at %s: %s: %s", plan.generation, url, type(fault).__name__, fault)
+        message = f"generation {plan.generation} is not in MLflow at {url}: {type(fault).__name__}: {fault}"
+        log.warning("%s", re.sub(r"//[^/@\s]*@", "//", message))  # an address may have a password
 
 
 def _track(url: str, plan: Plan, training: Training, report: GateReport) -> None:

@@ -82,6 +82,16 @@ def test_looks_that_cost_too_much_are_taken_less_often():
     assert shown.look(200, student)
 
 
+def test_a_look_is_given_up_when_the_process_shall_end():
+    """After SIGTERM there is time for a checkpoint, not for hundreds of images on a slow device."""
+    student = Bright()
+    shown = looker(pictures(*[10] * 100), ["dark"] * 100)
+    shown.is_stopping = lambda: len(student.asked_in) == 2
+
+    assert shown.look(10, student) is None
+    assert len(student.asked_in) == 2  # of four batches
+
+
 def test_only_the_calibration_half_of_the_holdout_is_read(make_world):
     """Images that the gate judges by are not looked at; those that are come from all over the shards."""
     world = make_world(num_holdout=120)

@@ -104,9 +104,10 @@ def test_an_mlflow_that_is_away_is_a_line_in_the_log(caplog):
     """Where nobody listens."""
     with socket.socket() as deaf, caplog.at_level(logging.WARNING):
         deaf.bind(("127.0.0.1", 0))
-        tracking.track(f"http://127.0.0.1:{deaf.getsockname()[1]}", PLAN, TRAINING, REPORT)
+        tracking.track(f"http://me:secret@127.0.0.1:{deaf.getsockname()[1]}", PLAN, TRAINING, REPORT)
 
     assert "generation 3 is not in MLflow at http://127.0.0.1" in caplog.text
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore")
