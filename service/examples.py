@@ -168,11 +168,40 @@ GENERATION: dict[str, Any] = {
         "step": "train",
         "done": 120,
         "total": 400,
+        "metrics": {
+            "step": 120,
+            "num_steps": 400,
+            "loss": 2.114,
+            "labeled_loss": 1.062,
+            "pseudo_loss": 1.052,
+            "learning_rate": 0.0041,
+            "images_per_second": 1890.4,
+            "eta_s": 19.0,
+            "ema_accuracy": 0.83,
+            "ema_step": 100,
+            "ema_images": 240,
+        },
         "attempt": 1,
     },
     "report": None,
     "created_at": "2026-11-21T09:31:00.000Z",
     "ended_at": None,
+}
+HISTORY: dict[str, Any] = {
+    "num_steps": 400,
+    "lines": [
+        {
+            "step": 2,
+            "loss": 4.731,
+            "labeled_loss": 2.36,
+            "pseudo_loss": 2.371,
+            "learning_rate": 0.0003,
+            "gradient_norm": 1.9,
+            "images_per_second": 1950.2,
+            "seconds": 0.14,
+        }
+    ],
+    "looks": [{"step": 100, "accuracy": 0.83, "num_images": 240, "seconds": 0.11}],
 }
 DEPLOYMENT: dict[str, Any] = {
     "id": "5d1c0a4b7e9f2a6b8c3d",

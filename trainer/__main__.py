@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from trainer import generation
+from trainer import generation, tracking
 from trainer.generation import Workplace
 from trainer.progress import Progress, Stopped
 from understudy import heartbeat, messages, settings
@@ -43,6 +43,7 @@ def main() -> int:
 def run(read: TrainerSettings) -> int:
     """Open what the settings name, work until told to end, close it."""
     configure_logging(read.log_format)
+    tracking.require(read.mlflow_url)
     torch.set_num_threads(max(1, available_cores() - CORES_FOR_OTHERS))
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,6 +58,7 @@ def run(read: TrainerSettings) -> int:
             read.provider,
             read.poll_s,
             ring=partial(messages.ring, messages.celery_app(read.broker_url), messages.LABEL),
+            mlflow_url=read.mlflow_url,
             spool=read.spool,
         )
         with heartbeat.beating(read.heartbeat_file):

@@ -4,10 +4,9 @@ from typing import Any
 
 from trainer import export
 from trainer.calibration import Calibration
-from trainer.checkpoints import Metrics
 from trainer.plan import Plan
 from trainer.selection import LabelSets, Selection
-from understudy.records import Evaluation, Interval, ModelCard, Probe, Record, Sha256, Variant
+from understudy.records import Evaluation, Interval, Look, Metrics, ModelCard, Probe, Record, Sha256, Variant
 from understudy.store import generation_key, model_key
 
 
@@ -22,6 +21,7 @@ class Training(Record):
     device: str
     learning_rate_factor: float
     history: tuple[Metrics, ...]
+    looks: tuple[Look, ...] = ()
 
 
 class Export(Record):

@@ -11,25 +11,13 @@ from dataclasses import dataclass
 from safetensors.torch import load, save
 from torch import Tensor
 
-from understudy.records import Record, Sha256
+from understudy.records import Look, Metrics, Record, Sha256
 from understudy.store import Store, generation_key
 
 log = logging.getLogger(__name__)
 
 #: The one before the newest is what is left if the newest was damaged.
 NUM_KEPT = 2
-
-
-class Metrics(Record):
-    """One line of a run's history."""
-
-    step: int
-    loss: float
-    labeled_loss: float
-    pseudo_loss: float | None  #: None without pseudo-labels
-    learning_rate: float
-    gradient_norm: float
-    images_per_second: float
 
 
 class RunState(Record):
@@ -39,6 +27,7 @@ class RunState(Record):
     seconds: float = 0.0  #: of training so far, over all processes that took part
     learning_rate_factor: float = 1.0  #: under 1 after a run has gone back from numbers that were not finite
     history: tuple[Metrics, ...] = ()
+    looks: tuple[Look, ...] = ()
 
 
 class _Manifest(Record):

@@ -57,6 +57,22 @@ def measure(store: Store, engine: Engine, holdout: Sequence[str], show: Callable
     return _measured(engine, tuple(holdout), names, probabilities, len(names) / seconds)
 
 
+def some(
+    store: Store, holdout: Sequence[str], preprocessing: Preprocessing, is_meant: Callable[[str], bool], limit: int
+) -> tuple[Pixels, list[str]]:
+    """At most ``limit`` of the holdout's images that are meant, from all over it, and their classes.
+
+    ``is_meant`` is asked with a sha-256. The pixels are (N, size, size, 3) uint8, as a model is served them; N may be 0.
+    """
+    manifests = [_manifest(store, key) for key in holdout]
+    meant = [(shard.key, member) for shard in manifests for member in shard.members if is_meant(member.sha256)]
+    chosen = [meant[i * len(meant) // limit] for i in range(limit)] if len(meant) > limit else meant
+    pixels = np.empty((len(chosen), preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
+    for i, (key, member) in enumerate(chosen):
+        pixels[i] = images.load(store.get_range(key, member.offset, member.num_bytes), preprocessing)
+    return pixels, [member.class_name or "" for _, member in chosen]
+
+
 def _manifest(store: Store, key: str) -> ShardManifest:
     manifest = read_manifest(store, key)
     assert manifest.split == "holdout", f"{key} is {manifest.split}"

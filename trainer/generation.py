@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
-from trainer import calibration, data, evaluate, export, gate, model, selection, train, variants
+from trainer import calibration, data, evaluate, export, gate, looks, model, selection, tracking, train, variants
 from trainer.calibration import Calibration
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
+from trainer.diary import Diary
 from trainer.evaluate import Measured
 from trainer.noise import Noise
 from trainer.plan import Plan, fresh_student, make_plan
@@ -58,6 +60,7 @@ class Workplace:
     provider: str  #: ONNX Runtime's, or auto
     poll_s: float
     ring: Callable[[int], bool]  #: tells the workers of a wanted label set; False: nobody could be told
+    mlflow_url: str = ""  #: where ended generations are told; empty: nowhere
     spool: Path | None = None  #: for what does not fit into memory; None: the system's temporary folder
 
 
@@ -97,6 +100,10 @@ def run(place: Workplace, claim: Claim, progress: Progress, generation: Generati
     # 8. A new champion labels everything anew, for the next generation
     if report.is_proved:
         ask_for_labels(place)
+
+    # 9. The generation has ended: who tracks experiments is told
+    if place.mlflow_url:
+        tracking.track(place.mlflow_url, plan, training, report)
     return report
 
 
@@ -246,17 +253,21 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
         pseudo = data.pseudo_rows(store, rows, selected, plan.classes, recipe)
     noise = Noise(recipe)
     device = model.device(work.place.device)
+    num_steps = recipe.teacher_steps if pseudo is None else recipe.student_steps
+    diary = _diary(work, plan, device, num_steps, is_labeled_only=pseudo is None)
     run = train.Run(
         batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
         checkpoints=Checkpoints(store, work.number),
         recipe=recipe,
-        num_steps=recipe.teacher_steps if pseudo is None else recipe.student_steps,
+        num_steps=num_steps,
         seed=plan.seed,
         device=device,
-        show=work.shows("train"),
+        show=lambda done, total: work.progress.show("train", done, total, diary.figures),
         is_stopping=lambda: work.progress.is_stopping,
+        observer=diary,
     )
     student, state = run.train(_beginning(store, plan))
+    diary.write(state)
     weights = work.keep("weights.safetensors", partial(export.weights_to_safetensors, student))
     return Training(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
@@ -267,7 +278,25 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
         device=str(device),
         learning_rate_factor=state.learning_rate_factor,
         history=state.history,
+        looks=state.looks,
     )
+
+
+def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_labeled_only: bool) -> Diary:
+    """What observes the run: it shows how it goes, and changes nothing."""
+    recipe, place = plan.recipe, work.place
+    looker = looks.looker(
+        place.store,
+        plan.holdout,
+        plan.classes,
+        recipe.preprocessing,
+        device,
+        every=recipe.evaluate_every,
+        num_steps=num_steps,
+        is_stopping=lambda: work.progress.is_stopping,
+    )
+    batch_images = recipe.labeled_batch * (1 if is_labeled_only else 1 + recipe.unlabeled_ratio)
+    return Diary(place.store, work.number, num_steps, batch_images, looker, place.spool, work.claim.check)
 
 
 def _beginning(store: Store, plan: Plan) -> nn.Module:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from understudy.catalog import Catalog, jobs
 from understudy.catalog.claims import Claim
+from understudy.records import TrainingProgress
 
 #: People look at most this often, and each report is a transaction.
 MIN_INTERVAL_S = 0.5
@@ -33,12 +34,12 @@ class Progress:
         self._catalog, self._claim, self._stopping, self._clock = catalog, claim, stopping, clock
         self._step, self._reported_at = "", 0.0
 
-    def show(self, step: str, done: int, total: int | None) -> None:
-        """Show ``done`` of ``total`` units of a step, at most twice a second. Raises LeaseLost."""
+    def show(self, step: str, done: int, total: int | None, metrics: TrainingProgress | None = None) -> None:
+        """Show ``done`` of ``total`` units of a step, and figures, at most twice a second. Raises LeaseLost."""
         self._claim.check()
         is_edge = step != self._step or done == total
         if is_edge or self._clock() - self._reported_at >= MIN_INTERVAL_S:
-            jobs.progress(self._catalog, self._claim, step, done, total)
+            jobs.progress(self._catalog, self._claim, step, done, total, metrics)
             self._step, self._reported_at = step, self._clock()
 
     @property

@@ -7,23 +7,23 @@ ends, on a CPU, with the same weights as one that was not. It knows neither the 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from trainer.checkpoints import Checkpoints, Metrics, RunState
+from trainer.checkpoints import Checkpoints, RunState
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
 from understudy.errors import Diverged
 from understudy.images import Pixels
 from understudy.recipes import Recipe
-from understudy.records import Preprocessing
+from understudy.records import Look, Metrics, Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +185,19 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+class Observer(Protocol):
+    """What is told how a run goes. It must change nothing: a run ends with the same weights without it."""
+
+    def look(self, step: int, averaged_student: nn.Module) -> Look | None:
+        """Look at the averaged student after a step, if it is time. None: it is not."""
+
+    def see(self, metrics: Metrics, looks: Sequence[Look]) -> None:
+        """One step is done; ``looks`` are all so far."""
+
+    def keep(self, state: RunState) -> None:
+        """A checkpoint has been written."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run from its first step to its last."""
@@ -197,6 +210,7 @@ class Run:
     device: torch.device
     show: Callable[[int, int], None]  #: (steps done, steps in all)
     is_stopping: Callable[[], bool]
+    observer: Observer | None = None  #: is told how the run goes; None: nobody looks
 
     def train(self, student: nn.Module) -> tuple[nn.Module, RunState]:
         """Train from the newest checkpoint, or from the beginning; gives the averaged student.
@@ -235,20 +249,29 @@ class Run:
 
     def _go(self, learner: Learner, state: RunState) -> RunState:
         line_every = max(1, self.num_steps // HISTORY_LINES)
-        history, started = list(state.history), time.monotonic()
+        history, looks, started = list(state.history), list(state.looks), time.monotonic()
+        looked_before = sum(look.seconds for look in looks)
+
+        def seconds() -> float:
+            looking = sum(look.seconds for look in looks) - looked_before
+            return state.seconds + time.monotonic() - started - looking
 
         def state_at(step: int) -> RunState:
-            seconds = state.seconds + time.monotonic() - started
-            return _changed(state, step=step, seconds=seconds, history=tuple(history))
+            return _changed(state, step=step, seconds=seconds(), history=tuple(history), looks=tuple(looks))
 
         with closing(self.batches.since(state.step, self.num_steps)) as batches:  # type: ignore[type-var]
             for step, batch in enumerate(batches, state.step):
                 metrics = learner.learn(batch, step, state.learning_rate_factor)
                 done, is_stopping = step + 1, self.is_stopping()
                 if done % line_every == 0 or done == self.num_steps:
-                    history.append(metrics)
+                    history.append(metrics.model_copy(update={"seconds": seconds()}))
+                if self.observer is not None:
+                    looks.extend(filter(None, [self.observer.look(done, learner.ema.module)]))
+                    self.observer.see(metrics, looks)
                 if done % self.recipe.checkpoint_every == 0 or done == self.num_steps or is_stopping:
                     self.checkpoints.write(learner.tensors(), state_at(done))
+                    if self.observer is not None:
+                        self.observer.keep(state_at(done))
                 self.show(done, self.num_steps)
                 if is_stopping:
                     raise Stopped

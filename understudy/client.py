@@ -31,6 +31,7 @@ from understudy.records import (
     ExportRequest,
     Generation,
     GenerationRequest,
+    History,
     Job,
     JobState,
     ModelVersion,
@@ -375,6 +376,10 @@ class Client:
             if job.state.is_ended:
                 return job
             time.sleep(POLL_S)
+
+    def history(self, number: int) -> History:
+        """The curves of a generation's training. Raises RequestFailed (404) until there are any."""
+        return History(**self._get(f"/generations/{number}/history"))
 
     def wait_for_generation(
         self, number: int, on_progress: Callable[[Generation], None] = lambda generation: None

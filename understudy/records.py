@@ -150,6 +150,52 @@ class UploadPart(Record):
     sha256: Sha256
 
 
+class Metrics(Record):
+    """One line of a training run's history."""
+
+    step: int = Field(description="steps done")
+    loss: float = Field(description="what is minimised: `labeled_loss` and the weighted `pseudo_loss`")
+    labeled_loss: float
+    pseudo_loss: float | None = Field(None, description="null without pseudo-labels")
+    learning_rate: float
+    gradient_norm: float
+    images_per_second: float = Field(description="in this step alone; waiting for the batch is not in it")
+    seconds: float = Field(0.0, description="of training until here")
+
+
+class Look(Record):
+    """The accuracy of the averaged student at a step, for show: no step is chosen by it, and nothing stops by it."""
+
+    step: int = Field(description="steps done")
+    accuracy: Probability = Field(description="of the averaged, un-noised student, not yet exported")
+    num_images: int = Field(description="images of the holdout's calibration half that it was asked for")
+    seconds: float = Field(description="that the look took; it is no part of the training time")
+
+
+class History(Record):
+    """The curves of a training run, as far as it is."""
+
+    num_steps: int = Field(description="of the whole run")
+    lines: tuple[Metrics, ...] = Field((), description="about 200, whatever the length of the run")
+    looks: tuple[Look, ...] = ()
+
+
+class TrainingProgress(Record):
+    """The newest figures of a training run: as they are while it goes on, as they were at its end afterwards."""
+
+    step: int = Field(description="steps done")
+    num_steps: int = Field(description="of the whole run")
+    loss: float
+    labeled_loss: float
+    pseudo_loss: float | None = Field(None, description="null without pseudo-labels")
+    learning_rate: float
+    images_per_second: float | None = Field(None, description="over the last 10 s, looks left out; null at the start")
+    eta_s: float | None = Field(None, description="seconds until the last step, at that speed; null at the start")
+    ema_accuracy: Probability | None = Field(None, description="of the last look; nothing is chosen by it")
+    ema_step: int | None = Field(None, description="the step of the last look")
+    ema_images: int | None = Field(None, description="images of the holdout's calibration half that were looked at")
+
+
 class Job(Record):
     """A long action with state, progress, result and problem."""
 
@@ -161,6 +207,7 @@ class Job(Record):
     step: str | None = None  #: what it is doing now, in words
     done: int = 0  #: units of ``step`` that are done
     total: int | None = None  #: units of ``step`` in all; None while unknown
+    metrics: TrainingProgress | None = Field(None, description="of a generation whose training has begun")
     result: dict[str, Any] | None = None
     problem: Problem | None = None
     attempt: int = 0  #: rises with every claim; a write is good only under the newest

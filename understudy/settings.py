@@ -167,6 +167,9 @@ class TrainerSettings(BackgroundSettings):
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps")
     provider: str = Field("auto", description="ONNX Runtime provider for evaluation: auto, cpu, cuda or tensorrt")
     poll_s: float = Field(1.0, gt=0, description="how often a generation to work on is looked for")
+    mlflow_url: str = Field(
+        "", description="MLflow that every ended generation is told to: http://host:5000; empty: none"
+    )
 
 
 def read(kind: type[S], **overrides: object) -> S:
@@ -224,6 +227,17 @@ def stop_celery_softly() -> None:
     Celery's own answer to SIGTERM is to wait for the running tasks however long they take.
     """
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+
+
+def keep_mlflow_short() -> None:
+    """Let MLflow's client give up soon, and tell nobody else of its use, unless the user says otherwise.
+
+    It reads this when it is imported: call it before. By itself it tries a server that is away for minutes, which a
+    trainer that shall end within 30 s has not.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def redis_socket(data: Path) -> Path:

@@ -1,5 +1,6 @@
 """``GET /models`` and ``/generations``: what was trained, what serves, and opening the next turn of the loop."""
 
+import enum
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
@@ -8,7 +9,7 @@ from service import examples
 from service.clients import Actor
 from service.problems import RESPONSES, may_be
 from service.schemas import Moment, Page
-from service.state import Service
+from service.state import Service, State
 from understudy import registry
 from understudy.catalog import generations, versions
 from understudy.errors import NotFound
@@ -17,11 +18,30 @@ from understudy.records import (
     Championship,
     Generation,
     GenerationRequest,
+    History,
     ModelVersion,
     Rollback,
 )
+from understudy.store import generation_key
 
 router = APIRouter(tags=["models"])
+
+Number = Annotated[int, Path(ge=0, lt=2**31)]
+
+
+class Picture(enum.StrEnum):
+    """The pictures that the trainer makes of a generation."""
+
+    CURVES = "curves.png"
+    AUGMENTED = "augmented.jpg"
+    RELIABILITY = "reliability.png"
+    CONFUSION = "confusion.png"
+    ROBUSTNESS = "robustness.png"
+
+    @property
+    def media_type(self) -> str:
+        """As HTTP names it."""
+        return "image/png" if self.endswith(".png") else "image/jpeg"
 
 
 @router.get("/models")
@@ -92,6 +112,40 @@ def all_generations(service: Service) -> Page[Generation]:
 
 
 @router.get("/generations/{number}", responses=examples.of(200, examples.GENERATION, "How far it is, or its verdict."))
-def generation(service: Service, number: Annotated[int, Path(ge=0, lt=2**31)]) -> Generation:
-    """One generation: its job with the step it is at, and its gate report once there is one."""
+def generation(service: Service, number: Number) -> Generation:
+    """One generation: its job with the step it is at, and its gate report once there is one.
+
+    `job.metrics` has the newest figures of the training: step, loss, learning rate, images a second, seconds left, and
+    the accuracy of the averaged student on a part of the holdout, which is for show: nothing is chosen by it.
+    """
     return generations.get(service.catalog, number)
+
+
+@router.get(
+    "/generations/{number}/history",
+    responses=may_be(404) | examples.of(200, examples.HISTORY, "The curves as far as they are."),
+)
+def training_history(service: Service, number: Number) -> History:
+    """The curves of a generation's training: written about once a minute, and at the end. 404 until there are any."""
+    return History.model_validate_json(_written(service, number, "history.json"))
+
+
+@router.get(
+    "/generations/{number}/pictures/{name}",
+    response_class=Response,
+    responses=may_be(404)
+    | {200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "The picture, as it is now."}},
+)
+def picture(service: Service, number: Number, name: Picture) -> Response:
+    """A picture of a generation, such as `curves.png`. 404 while it is not made, or if its recipe makes none."""
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(_written(service, number, name), media_type=name.media_type, headers=headers)
+
+
+def _written(service: State, number: int, name: str) -> bytes:
+    """An object that the trainer has made of a generation. Raises NotFound."""
+    state = generations.get(service.catalog, number).state
+    try:
+        return service.store.get(generation_key(number, name))
+    except FileNotFoundError as missing:
+        raise NotFound(f"generation {number} ({state}) has no {name} yet") from missing

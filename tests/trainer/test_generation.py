@@ -13,7 +13,7 @@ import pytest
 from trainer import __main__ as program
 from trainer import generation, selection
 from trainer.calibration import Calibration, is_calibration
-from trainer.card import Export
+from trainer.card import Export, Training
 from trainer.plan import make_plan
 from trainer.progress import Progress
 from trainer.selection import Selection
@@ -21,7 +21,7 @@ from understudy import images, labels, recipes, registry, thresholds
 from understudy.catalog import claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow
 from understudy.errors import Conflict, LeaseLost, RecipeRefused, Refused
-from understudy.records import GenerationState, JobState
+from understudy.records import GenerationState, History, JobState
 from understudy.shards import read_images, read_manifest
 from understudy.store import Store
 
@@ -92,6 +92,31 @@ def test_two_generations(make_world):
     assert card.data["num_labeled"] == 60
     assert card.data["num_pseudo"] > 0
     assert world.store.list("generations/0001/checkpoints") == []
+
+
+def test_a_generation_leaves_its_figures(make_taught_world):
+    """On its job, as a history, as TensorBoard's events, and as curves; each step once though a trainer died."""
+    world = make_taught_world()
+    world.label()
+    turn, claim = world.open(overrides={"evaluate_every": 10})
+    with pytest.raises(Killed):
+        run(world, turn, claim, store=MortalStore(world.store.url, "00000020/state.json"))
+    claims.give_back(world.catalog, claim, program.STOPPED, max_attempts=50)
+
+    run(world, turn, world.claim(turn))
+
+    num_steps = world.quick["student_steps"]
+    history = History.model_validate_json(world.store.get("generations/0001/history.json"))
+    assert [line.step for line in history.lines] == list(range(1, num_steps + 1))
+    assert history.looks[-1].step == history.num_steps == num_steps
+    training = Training.model_validate_json(world.store.get("generations/0001/training.json"))
+    assert (training.history, training.looks) == (history.lines, history.looks)
+    metrics = jobs.get(world.catalog, turn.job.id).metrics
+    assert (metrics.step, metrics.loss, metrics.eta_s) == (num_steps, history.lines[-1].loss, 0.0)
+    assert metrics.ema_accuracy == history.looks[-1].accuracy
+    assert 30 < metrics.ema_images < 90  # the calibration half of 120
+    assert world.store.get("generations/0001/curves.png").startswith(b"\x89PNG")
+    assert world.store.list("generations/0001/tensorboard/")
 
 
 #: Where a trainer may die: after each of these writes of generation 1.

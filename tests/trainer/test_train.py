@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import export, model, train
+from trainer import export, looks, model, train
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
 from understudy import recipes
 from understudy.errors import Diverged
+from understudy.records import Look
 
 RECIPE = recipes.recipe(
     "tiny", {"size": 8, "teacher_steps": 12, "student_steps": 12, "warmup_steps": 2, "checkpoint_every": 4}
@@ -34,7 +35,27 @@ class RandomBatches(Batches):
         return Batch(pixels, targets * np.nan if step in self.poisoned else targets, 4)
 
 
-def run_of(store, *, poisoned=(), stop_at=None, generation=0, recipe=RECIPE):
+class Watching:
+    """Looks at the average after each step, and remembers what it was told."""
+
+    def __init__(self):
+        pixels = np.full((4, 8, 8, 3), 200, dtype=np.uint8)
+        preprocessing = RECIPE.preprocessing
+        # The clock stands still but for a look that is free, so that none is left out.
+        self.looker = looks.Looker(lambda: (pixels, "baba"), ["a", "b"], preprocessing, CPU, 1, 12, lambda: 0.0)
+        self.seen, self.kept = [], []
+
+    def look(self, step, averaged_student):
+        return self.looker.look(step, averaged_student)
+
+    def see(self, metrics, looked):
+        self.seen.append((metrics.step, len(looked)))
+
+    def keep(self, state):
+        self.kept.append(state)
+
+
+def run_of(store, *, poisoned=(), stop_at=None, generation=0, recipe=RECIPE, observer=None):
     stopping = threading.Event()
 
     def show(done, total):
@@ -43,7 +64,7 @@ def run_of(store, *, poisoned=(), stop_at=None, generation=0, recipe=RECIPE):
             stopping.set()
 
     batches = RandomBatches(None, None, None, None, recipe, 5, poisoned)
-    return train.Run(batches, Checkpoints(store, generation), recipe, 12, 5, CPU, show, stopping.is_set)
+    return train.Run(batches, Checkpoints(store, generation), recipe, 12, 5, CPU, show, stopping.is_set, observer)
 
 
 def fresh():
@@ -119,6 +140,46 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop_at):
 
     assert export.weights_to_safetensors(student) == export.weights_to_safetensors(expected)
     assert [line.step for line in state.history] == list(range(1, 13))
+
+
+def test_looks_change_nothing_that_is_trained(local_store):
+    """Bit for bit the same student, watched at every step or not at all; and all is told to who watches."""
+    expected, alone = run_of(local_store).train(fresh())
+    observer = Watching()
+
+    student, state = run_of(local_store, generation=1, observer=observer).train(fresh())
+
+    assert export.weights_to_safetensors(student) == export.weights_to_safetensors(expected)
+    assert [line.loss for line in state.history] == [line.loss for line in alone.history]
+    assert [look.step for look in state.looks] == list(range(1, 13))
+    assert observer.seen == [(step, step) for step in range(1, 13)]
+    assert [kept.step for kept in observer.kept] == [4, 8, 12]
+    assert alone.looks == ()
+
+
+def test_a_resumed_run_has_each_look_and_line_once(local_store):
+    """What was seen before the death is in the checkpoint; what came after it is seen anew."""
+    with pytest.raises(Stopped):
+        run_of(local_store, stop_at=6, observer=Watching()).train(fresh())
+
+    _, state = run_of(local_store, observer=Watching()).train(fresh())
+
+    assert [look.step for look in state.looks] == list(range(1, 13))
+    seconds = [line.seconds for line in state.history]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] <= seconds[-1] <= state.seconds
+
+
+def test_the_time_of_looks_is_no_training_time(local_store):
+    """A look that took an hour, by its own word, is not in the run's seconds."""
+
+    class Slow(Watching):
+        def look(self, step, averaged_student):
+            return Look(step=step, accuracy=0.5, num_images=4, seconds=-3600.0) if step == 2 else None
+
+    _, state = run_of(local_store, observer=Slow()).train(fresh())
+
+    assert state.seconds > 3600.0  # the other way round: an hour that was given back
 
 
 def test_the_result_is_the_average_without_noise(local_store):

@@ -12,7 +12,7 @@ from understudy.catalog.database import Catalog, insert_or_ignore, now
 from understudy.catalog.idempotency import Key
 from understudy.catalog.tables import BucketRow, JobRow
 from understudy.errors import Conflict, NotFound
-from understudy.records import Job, JobKind, JobState, Problem, Upload
+from understudy.records import Job, JobKind, JobState, Problem, TrainingProgress, Upload
 
 
 def new_id() -> str:
@@ -23,7 +23,8 @@ def new_id() -> str:
 def to_record(row: JobRow) -> Job:
     """The row as a frozen record."""
     return Job(
-        **{name: getattr(row, name) for name in Job.model_fields if name != "problem"},
+        **{name: getattr(row, name) for name in Job.model_fields if name not in ("metrics", "problem")},
+        metrics=TrainingProgress(**row.metrics) if row.metrics else None,
         problem=Problem(**row.problem) if row.problem else None,
     )
 
@@ -160,9 +161,15 @@ def recent(catalog: Catalog, *, limit: int) -> list[Job]:
         return [to_record(row) for row in rows]
 
 
-def progress(catalog: Catalog, claim: Claim, step: str, done: int, total: int | None) -> None:
-    """Show how far the work is, and renew its lease with it. Raises LeaseLost."""
-    claims.renew(catalog, claim, step=step, done=done, total=total)
+def progress(
+    catalog: Catalog, claim: Claim, step: str, done: int, total: int | None, metrics: TrainingProgress | None = None
+) -> None:
+    """Show how far the work is, and renew its lease with it. Raises LeaseLost.
+
+    Without ``metrics`` those that were shown last stay: they are the last known of the training.
+    """
+    figures = {} if metrics is None else {"metrics": metrics.model_dump(mode="json")}
+    claims.renew(catalog, claim, step=step, done=done, total=total, **figures)
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ class JobRow(Claimable, Base):
     step: Mapped[str | None] = mapped_column(String(200))
     done: Mapped[int] = mapped_column(BigInteger, default=0)
     total: Mapped[int | None] = mapped_column(BigInteger)
+    metrics: Mapped[dict[str, Any] | None]  # of training: records.TrainingProgress
     result: Mapped[dict[str, Any] | None]
 
 

@@ -17,13 +17,14 @@ from rich.text import Text
 
 import understudy
 from understudy import bench, demonstration, local
-from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, sources
+from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, sources, watch
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
 from understudy.cli.options import AsJson, Key, Url
+from understudy.cli.watch import follow_generation
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
-from understudy.records import Generation, GenerationRequest, GenerationState, Job
+from understudy.records import GenerationRequest, Job
 
 app = typer.Typer(
     name="understudy",
@@ -34,7 +35,7 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
-for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels):
+for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels, watch):
     app.add_typer(subject.app)
 console = Console()
 errors = Console(stderr=True)
@@ -123,7 +124,7 @@ def init(
         result = job.result or {}
         console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
         if wait and result.get("generation") is not None:
-            _follow_generation(client, result["generation"])
+            follow_generation(client, result["generation"], errors)
 
 
 @app.command()
@@ -160,7 +161,7 @@ def generate(
         if not wait:
             console.print(f"generation {generation.number}")
             return
-        _follow_generation(client, generation.number)
+        follow_generation(client, generation.number, errors)
 
 
 @app.command()
@@ -230,32 +231,6 @@ def _bar() -> Progress:
 
 def _follow_job(client: Client, job: Job, what: str) -> Job:
     return follow(client, job, what, _bar())
-
-
-def _follow_generation(client: Client, number: int) -> None:
-    with _bar() as bar:
-        task = bar.add_task(f"generation {number}", total=None)
-
-        def show(g: Generation) -> None:
-            bar.update(
-                task,
-                description=f"generation {number}: {g.job.step or g.state}",
-                completed=g.job.done,
-                total=g.job.total,
-            )
-
-        ended = client.wait_for_generation(number, show)
-    if ended.state == GenerationState.FAILED:
-        problem = ended.job.problem
-        raise UnderstudyError(f"generation {number} failed: {problem.detail if problem else 'see the log'}")
-    report = ended.report
-    assert report is not None  # a generation that was promoted or refused has one
-    console.print(
-        f"generation {number}: {ended.version} {ended.state}, {report.challenger.accuracy:.1%} on "
-        f"{report.challenger.num_images} holdout images; {'; '.join(report.reasons)}",
-        highlight=False,
-        markup=False,
-    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from understudy.catalog import Catalog, keys
+from understudy.catalog import Catalog, claims, generations, jobs, keys
+from understudy.catalog.tables import JobRow
 from understudy.client import Client
-from understudy.records import KeyScope
+from understudy.records import Generation, GenerationRequest, History, KeyScope, Look, TrainingProgress
 from understudy.settings import ServiceSettings
 from understudy.store import Store
 from understudy.testing import picture
@@ -116,3 +117,74 @@ def test_where_keys_are_required_the_history_names_the_key(
         assert http.post("/models/rollback", json=body, headers={"X-API-Key": classify}).status_code == 403
         done = http.post("/models/rollback", json=body, headers={"X-API-Key": admin})
     assert done.json()["actor"] == f"key {known.id}"
+
+
+# -- generations in training ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(opened: tuple[Catalog, Store], teaching: Callable[..., Any]) -> Generation:
+    """A generation that a trainer has begun."""
+    catalog, _ = opened
+    teaching(*opened).shard(None, [picture(0, 3)], "a")
+    generation = generations.open_generation(catalog, GenerationRequest())
+    claim = claims.claim(catalog, JobRow, generation.job.id, lease_s=60)
+    assert claim is not None
+    jobs.progress(catalog, claim, "train", 3, 10, METRICS)
+    return generation
+
+
+METRICS = TrainingProgress(step=3, num_steps=10, loss=1.5, labeled_loss=1.5, learning_rate=0.01, eta_s=7.0)
+
+
+def test_a_generation_shows_the_newest_figures_of_its_training(http: httpx.Client, training: Generation):
+    """Beside the step; what is not known yet is null."""
+    job = http.get(f"/generations/{training.number}").json()["job"]
+
+    assert (job["step"], job["done"], job["total"]) == ("train", 3, 10)
+    assert job["metrics"] == METRICS.model_dump(mode="json")
+    assert job["metrics"]["ema_accuracy"] is None
+
+
+def test_the_curves_of_a_training_may_be_read_when_there_are_any(
+    http: httpx.Client, url: str, training: Generation, opened: tuple[Catalog, Store]
+):
+    """404 with a problem before; then as the trainer has written them."""
+    early = http.get("/generations/0/history")
+    assert (early.status_code, early.json()["code"]) == (404, "not_found")
+    assert early.json()["detail"] == "generation 0 (running) has no history.json yet"
+
+    look = Look(step=2, accuracy=0.5, num_images=10, seconds=0.1)
+    history = History(num_steps=10, looks=(look,))
+    opened[1].replace("generations/0000/history.json", history.to_json())
+    with Client(url) as client:
+        assert client.history(0) == history
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [("curves.png", "image/png"), ("augmented.jpg", "image/jpeg"), ("reliability.png", "image/png")],
+)
+def test_pictures_of_a_generation_are_served_when_they_are_made(
+    http: httpx.Client, training: Generation, opened: tuple[Catalog, Store], name: str, media_type: str
+):
+    """With the type that a browser shows, and newer ones are asked for; 404 with a problem before."""
+    early = http.get(f"/generations/0/pictures/{name}")
+    assert (early.status_code, early.json()["code"]) == (404, "not_found")
+
+    opened[1].replace(f"generations/0000/{name}", b"picture")
+
+    answer = http.get(f"/generations/0/pictures/{name}")
+    assert (answer.content, answer.headers["content-type"]) == (b"picture", media_type)
+    assert answer.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("name", ["plan.json", "weights.safetensors", "..%2F..%2Fcatalog.db", "curves.PNG"])
+def test_nothing_but_pictures_is_served_of_a_generation(
+    http: httpx.Client, training: Generation, opened: tuple[Catalog, Store], name: str
+):
+    """Names are of a fixed list."""
+    opened[1].put("generations/0000/plan.json", b"{}")
+
+    assert http.get(f"/generations/0/pictures/{name}").status_code in (404, 422)
+    assert http.get("/generations/7/pictures/curves.png").status_code == 404

@@ -7,7 +7,7 @@ from understudy.catalog import claims, jobs
 from understudy.catalog.shards import buckets
 from understudy.catalog.tables import JobRow
 from understudy.errors import Conflict, NotFound
-from understudy.records import JobKind, JobState, Problem, Upload
+from understudy.records import JobKind, JobState, Problem, TrainingProgress, Upload
 
 PROBLEM = Problem(code="cut_off", detail="the client went away")
 UPLOAD = Upload(key="uploads/j/000000", name="photos.tar", num_bytes=7)
@@ -75,6 +75,22 @@ def test_progress_is_shown_and_renews_the_lease(catalog, claimed_job):
 
     job = jobs.get(catalog, claim.id)
     assert (job.step, job.done, job.total, job.attempt) == ("unpack", 3, 10, 1)
+
+
+def test_the_figures_of_training_stay_until_there_are_newer_ones(catalog, claimed_job):
+    """They come with the progress of a step; the steps after training leave them as they are."""
+    claim = claimed_job()
+    metrics = TrainingProgress(step=3, num_steps=10, loss=1.5, labeled_loss=1.5, learning_rate=0.01, ema_accuracy=0.5)
+    assert jobs.get(catalog, claim.id).metrics is None
+
+    jobs.progress(catalog, claim, "train", 3, 10, metrics)
+    jobs.progress(catalog, claim, "export", 0, 1)
+
+    job = jobs.get(catalog, claim.id)
+    assert (job.step, job.metrics) == ("export", metrics)
+    newer = metrics.model_copy(update={"step": 4})
+    jobs.progress(catalog, claim, "train", 4, 10, newer)
+    assert jobs.get(catalog, claim.id).metrics == newer
 
 
 def test_a_job_ends_with_its_result(catalog, claimed_job):
