@@ -6,7 +6,7 @@ from trainer import export
 from trainer.calibration import Calibration
 from trainer.plan import Plan
 from trainer.selection import LabelSets, Selection
-from understudy.records import Evaluation, Interval, Look, Metrics, ModelCard, Probe, Record, Sha256, Variant
+from understudy.records import Evaluation, Interval, Metrics, ModelCard, Probe, Record, Sha256, Validation, Variant
 from understudy.store import generation_key, model_key
 
 
@@ -21,7 +21,7 @@ class Training(Record):
     device: str
     learning_rate_factor: float
     history: tuple[Metrics, ...]
-    looks: tuple[Look, ...] = ()
+    validations: tuple[Validation, ...] = ()
 
 
 class Export(Record):

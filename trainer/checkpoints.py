@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from safetensors.torch import load, save
 from torch import Tensor
 
-from understudy.records import Look, Metrics, Record, Sha256
+from understudy.records import Metrics, Record, Sha256, Validation
 from understudy.store import Store, generation_key
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class RunState(Record):
     seconds: float = 0.0  #: of training so far, over all processes that took part
     learning_rate_factor: float = 1.0  #: under 1 after a run has gone back from numbers that were not finite
     history: tuple[Metrics, ...] = ()
-    looks: tuple[Look, ...] = ()
+    validations: tuple[Validation, ...] = ()
 
 
 class _Manifest(Record):

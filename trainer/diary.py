@@ -13,9 +13,9 @@ from torch import nn
 
 from trainer import events, plots
 from trainer.checkpoints import RunState
-from trainer.looks import Looker
 from trainer.pace import Pace
-from understudy.records import History, Look, Metrics, TrainingProgress
+from trainer.validation import Validator
+from understudy.records import History, Metrics, TrainingProgress, Validation
 from understudy.store import Store, generation_key
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Diary:
     generation: int
     num_steps: int
     batch_images: int  #: in one step
-    looker: Looker
+    validator: Validator
     spool: Path | None
     check: Callable[[], None]  #: raises LeaseLost when somebody else writes here
     clock: Callable[[], float] = time.monotonic
@@ -43,21 +43,21 @@ class Diary:
     def __post_init__(self) -> None:
         self._pace, self._kept_at = Pace(self.clock), self.clock()
 
-    def look(self, step: int, averaged_student: nn.Module) -> Look | None:
-        """Look, if it is time. None: it is not, or there was a fault, which is in the log."""
+    def validate(self, step: int, averaged_student: nn.Module) -> Validation | None:
+        """Validate, if it is time. None: it is not, or there was a fault, which is in the log."""
         started = self.clock()
         try:
-            return self.looker.look(step, averaged_student)
+            return self.validator.validate(step, averaged_student)
         except Exception:  # a damaged shard of the holdout, a device without room: evaluation will say it
-            log.warning("generation %d: no look at step %d", self.generation, step, exc_info=True)
+            log.warning("generation %d: no validation at step %d", self.generation, step, exc_info=True)
             return None
         finally:
             self._pace.leave_out(self.clock() - started)
 
-    def see(self, metrics: Metrics, looks: Sequence[Look]) -> None:
+    def see(self, metrics: Metrics, validations: Sequence[Validation]) -> None:
         """Take the figures of a step."""
         self._pace.see(metrics.step)
-        speed, last = self._pace.steps_per_second, looks[-1] if looks else None
+        speed, last = self._pace.steps_per_second, validations[-1] if validations else None
         self.figures = TrainingProgress(
             step=metrics.step,
             num_steps=self.num_steps,
@@ -82,7 +82,9 @@ class Diary:
         self.check()
         started = self.clock()
         try:
-            self._write(History(num_steps=self.num_steps, lines=state.history, looks=state.looks), state.seconds)
+            self._write(
+                History(num_steps=self.num_steps, lines=state.history, validations=state.validations), state.seconds
+            )
         except Exception:  # a full disk, a store that is away: the checkpoint decides whether the run can go on
             log.warning("generation %d: its curves could not be written", self.generation, exc_info=True)
         self._kept_at = self.clock()

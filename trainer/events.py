@@ -45,10 +45,10 @@ def _scalars(history: History) -> list[tuple[int, dict[str, float], float]]:
     times = [(line.step, line.seconds) for line in history.lines]
     of_looks = [
         (
-            look.step,
-            {"ema/accuracy": look.accuracy},
-            max((seconds for step, seconds in times if step <= look.step), default=0.0),
+            one.step,
+            {"ema/accuracy": one.accuracy},
+            max((seconds for step, seconds in times if step <= one.step), default=0.0),
         )
-        for look in history.looks
+        for one in history.validations
     ]
     return sorted(of_lines + of_looks, key=lambda scalars: scalars[0])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer import calibration, data, evaluate, export, gate, looks, model, selection, tracking, train, variants
+from trainer import calibration, data, evaluate, export, gate, model, selection, tracking, train, validation, variants
 from trainer.calibration import Calibration
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
@@ -278,14 +278,14 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
         device=str(device),
         learning_rate_factor=state.learning_rate_factor,
         history=state.history,
-        looks=state.looks,
+        validations=state.validations,
     )
 
 
 def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_labeled_only: bool) -> Diary:
     """What observes the run: it shows how it goes, and changes nothing."""
     recipe, place = plan.recipe, work.place
-    looker = looks.looker(
+    validator = validation.validator(
         place.store,
         plan.holdout,
         plan.classes,
@@ -296,7 +296,7 @@ def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_
         is_stopping=lambda: work.progress.is_stopping,
     )
     batch_images = recipe.labeled_batch * (1 if is_labeled_only else 1 + recipe.unlabeled_ratio)
-    return Diary(place.store, work.number, num_steps, batch_images, looker, place.spool, work.claim.check)
+    return Diary(place.store, work.number, num_steps, batch_images, validator, place.spool, work.claim.check)
 
 
 def _beginning(store: Store, plan: Plan) -> nn.Module:

@@ -28,7 +28,7 @@ def curves(history: History, title: str) -> bytes:
                 "pseudo": [(line.step, line.pseudo_loss or 0.0) for line in both],
             },
         ),
-        ("accuracy of the averaged student", {"": [(look.step, look.accuracy) for look in history.looks]}),
+        ("accuracy of the averaged student", {"": [(one.step, one.accuracy) for one in history.validations]}),
         ("learning rate", {"": [(line.step, line.learning_rate) for line in lines]}),
         ("gradient norm", {"": [(line.step, line.gradient_norm) for line in lines]}),
     ]

@@ -98,8 +98,8 @@ def _metrics(training: Training, report: GateReport, began_ms: int) -> "Iterator
         for name, value in line.model_dump(exclude={"step", "seconds"}).items():
             if value is not None:
                 yield Metric(name, value, at, line.step)
-    for look in training.looks:
-        yield Metric("ema_accuracy", look.accuracy, began_ms, look.step)
+    for one in training.validations:
+        yield Metric("ema_accuracy", one.accuracy, began_ms, one.step)
     ended = began_ms + int(1000 * training.seconds)
     yield Metric("holdout_accuracy", report.challenger.accuracy, ended, training.num_steps)
     yield Metric("holdout_calibration_error", report.challenger.calibration_error, ended, training.num_steps)

@@ -23,7 +23,7 @@ from trainer.progress import Stopped
 from understudy.errors import Diverged
 from understudy.images import Pixels
 from understudy.recipes import Recipe
-from understudy.records import Look, Metrics, Preprocessing
+from understudy.records import Metrics, Preprocessing, Validation
 
 log = logging.getLogger(__name__)
 
@@ -188,10 +188,10 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 class Observer(Protocol):
     """What is told how a run goes. It must change nothing: a run ends with the same weights without it."""
 
-    def look(self, step: int, averaged_student: nn.Module) -> Look | None:
-        """Look at the averaged student after a step, if it is time. None: it is not."""
+    def validate(self, step: int, averaged_student: nn.Module) -> Validation | None:
+        """Validate the averaged student after a step, if it is time. None: it is not."""
 
-    def see(self, metrics: Metrics, looks: Sequence[Look]) -> None:
+    def see(self, metrics: Metrics, validations: Sequence[Validation]) -> None:
         """One step is done; ``looks`` are all so far."""
 
     def keep(self, state: RunState) -> None:
@@ -249,15 +249,15 @@ class Run:
 
     def _go(self, learner: Learner, state: RunState) -> RunState:
         line_every = max(1, self.num_steps // HISTORY_LINES)
-        history, looks, started = list(state.history), list(state.looks), time.monotonic()
-        looked_before = sum(look.seconds for look in looks)
+        history, validations, started = list(state.history), list(state.validations), time.monotonic()
+        validated_before = sum(one.seconds for one in validations)
 
         def seconds() -> float:
-            looking = sum(look.seconds for look in looks) - looked_before
-            return state.seconds + time.monotonic() - started - looking
+            validating = sum(one.seconds for one in validations) - validated_before
+            return state.seconds + time.monotonic() - started - validating
 
         def state_at(step: int) -> RunState:
-            return _changed(state, step=step, seconds=seconds(), history=tuple(history), looks=tuple(looks))
+            return _changed(state, step=step, seconds=seconds(), history=tuple(history), validations=tuple(validations))
 
         with closing(self.batches.since(state.step, self.num_steps)) as batches:  # type: ignore[type-var]
             for step, batch in enumerate(batches, state.step):
@@ -266,8 +266,8 @@ class Run:
                 if done % line_every == 0 or done == self.num_steps:
                     history.append(metrics.model_copy(update={"seconds": seconds()}))
                 if self.observer is not None:
-                    looks.extend(filter(None, [self.observer.look(done, learner.ema.module)]))
-                    self.observer.see(metrics, looks)
+                    validations.extend(filter(None, [self.observer.validate(done, learner.ema.module)]))
+                    self.observer.see(metrics, validations)
                 if done % self.recipe.checkpoint_every == 0 or done == self.num_steps or is_stopping:
                     self.checkpoints.write(learner.tensors(), state_at(done))
                     if self.observer is not None:

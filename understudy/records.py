@@ -163,7 +163,7 @@ class Metrics(Record):
     seconds: float = Field(0.0, description="of training until here")
 
 
-class Look(Record):
+class Validation(Record):
     """The accuracy of the averaged student at a step, for show: no step is chosen by it, and nothing stops by it."""
 
     step: int = Field(description="steps done")
@@ -177,7 +177,7 @@ class History(Record):
 
     num_steps: int = Field(description="of the whole run")
     lines: tuple[Metrics, ...] = Field((), description="about 200, whatever the length of the run")
-    looks: tuple[Look, ...] = ()
+    validations: tuple[Validation, ...] = ()
 
 
 class TrainingProgress(Record):
@@ -191,8 +191,8 @@ class TrainingProgress(Record):
     learning_rate: float
     images_per_second: float | None = Field(None, description="over the last 10 s, looks left out; null at the start")
     eta_s: float | None = Field(None, description="seconds until the last step, at that speed; null at the start")
-    ema_accuracy: Probability | None = Field(None, description="of the last look; nothing is chosen by it")
-    ema_step: int | None = Field(None, description="the step of the last look")
+    ema_accuracy: Probability | None = Field(None, description="of the last validation; nothing is chosen by it")
+    ema_step: int | None = Field(None, description="the step of the last validation")
     ema_images: int | None = Field(None, description="images of the holdout's calibration half that were looked at")
 
 

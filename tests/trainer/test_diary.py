@@ -11,13 +11,13 @@ from torch import nn
 
 from trainer.checkpoints import RunState
 from trainer.diary import MIN_INTERVAL_S, Diary
-from trainer.looks import Looker
 from trainer.progress import MIN_INTERVAL_S as REPORT_EVERY_S
 from trainer.progress import Progress
+from trainer.validation import Validator
 from understudy import recipes
 from understudy.catalog import jobs
 from understudy.errors import LeaseLost
-from understudy.records import History, Look, Metrics, TrainingProgress
+from understudy.records import History, Metrics, TrainingProgress, Validation
 from understudy.store import Store
 
 
@@ -44,8 +44,8 @@ def line(step):
     )  # fmt: skip
 
 
-LOOK = Look(step=2, accuracy=0.5, num_images=10, seconds=0.1)
-STATE = RunState(step=3, seconds=6.0, history=tuple(map(line, (1, 2, 3))), looks=(LOOK,))
+VALIDATION = Validation(step=2, accuracy=0.5, num_images=10, seconds=0.1)
+STATE = RunState(step=3, seconds=6.0, history=tuple(map(line, (1, 2, 3))), validations=(VALIDATION,))
 
 
 def no_images():
@@ -56,15 +56,15 @@ def no_images():
 def diary(local_store):
     clock = Clock()
     preprocessing = recipes.recipe("tiny", {}).preprocessing
-    looker = Looker(no_images, ["a"], preprocessing, torch.device("cpu"), 1, 100, clock)
-    return Diary(local_store, 3, 100, 64, looker, None, lambda: None, clock)
+    validator = Validator(no_images, ["a"], preprocessing, torch.device("cpu"), 1, 100, clock)
+    return Diary(local_store, 3, 100, 64, validator, None, lambda: None, clock)
 
 
 def test_the_newest_figures_are_those_of_the_last_step(diary):
-    """Speed over the last seconds in images, time left at that speed, and the last look with its step."""
+    """Speed over the last seconds in images, time left at that speed, and the last validation with its step."""
     for step in (1, 2, 3):
         diary.clock.now += 0.5
-        diary.see(line(step), [LOOK] if step >= 2 else [])
+        diary.see(line(step), [VALIDATION] if step >= 2 else [])
 
     assert diary.figures == TrainingProgress(
         step=3, num_steps=100, loss=3.0, labeled_loss=2.0, pseudo_loss=1.0, learning_rate=0.01,
@@ -73,7 +73,7 @@ def test_the_newest_figures_are_those_of_the_last_step(diary):
 
 
 def test_the_first_step_has_no_speed_yet(diary):
-    """Nor a look."""
+    """Nor a validation."""
     diary.see(line(1), [])
 
     assert (diary.figures.images_per_second, diary.figures.eta_s, diary.figures.ema_accuracy) == (None, None, None)
@@ -84,7 +84,7 @@ def test_history_events_and_curves_are_written(diary, local_store, tmp_path):
     diary.write(STATE)
 
     assert History.model_validate_json(local_store.get("generations/0003/history.json")) == History(
-        num_steps=100, lines=STATE.history, looks=(LOOK,)
+        num_steps=100, lines=STATE.history, validations=(VALIDATION,)
     )
     assert local_store.get("generations/0003/curves.png").startswith(b"\x89PNG")
     (key,) = local_store.list("generations/0003/tensorboard/")
@@ -110,9 +110,9 @@ def test_checkpoints_do_not_write_more_than_once_a_minute(diary, local_store):
 def test_a_look_that_fails_is_a_line_in_the_log(diary, caplog):
     """The run goes on; evaluation will say what is wrong with the holdout."""
     with caplog.at_level(logging.WARNING):
-        assert diary.look(1, nn.Identity()) is None
+        assert diary.validate(1, nn.Identity()) is None
 
-    assert "no look at step 1" in caplog.text
+    assert "no validation at step 1" in caplog.text
     assert "the store is away" in caplog.text
 
 

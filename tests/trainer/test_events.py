@@ -4,7 +4,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer import events
-from understudy.records import History, Look, Metrics
+from understudy.records import History, Metrics, Validation
 
 
 def line(step):
@@ -23,9 +23,9 @@ def line(step):
 HISTORY = History(
     num_steps=8,
     lines=tuple(line(step) for step in (1, 2, 3, 4)),
-    looks=(
-        Look(step=2, accuracy=0.5, num_images=10, seconds=0.1),
-        Look(step=4, accuracy=0.75, num_images=10, seconds=0.1),
+    validations=(
+        Validation(step=2, accuracy=0.5, num_images=10, seconds=0.1),
+        Validation(step=4, accuracy=0.75, num_images=10, seconds=0.1),
     ),
 )
 
@@ -62,7 +62,7 @@ def test_a_first_teacher_has_no_pseudo_loss(tmp_path):
 
 def test_a_file_that_has_grown_begins_as_it_did(tmp_path):
     """A TensorBoard that has read the first file reads on in the second, and sees each step once."""
-    before = HISTORY.model_copy(update={"lines": HISTORY.lines[:3], "looks": HISTORY.looks[:1]})
+    before = HISTORY.model_copy(update={"lines": HISTORY.lines[:3], "validations": HISTORY.validations[:1]})
     first, second = (events.event_file(history, 1000.0, tmp_path) for history in (before, HISTORY))
 
     scalars = first.index(b"loss/")  # before them is the file's own record, with its time of writing

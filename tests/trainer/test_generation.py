@@ -108,12 +108,12 @@ def test_a_generation_leaves_its_figures(make_taught_world):
     num_steps = world.quick["student_steps"]
     history = History.model_validate_json(world.store.get("generations/0001/history.json"))
     assert [line.step for line in history.lines] == list(range(1, num_steps + 1))
-    assert history.looks[-1].step == history.num_steps == num_steps
+    assert history.validations[-1].step == history.num_steps == num_steps
     training = Training.model_validate_json(world.store.get("generations/0001/training.json"))
-    assert (training.history, training.looks) == (history.lines, history.looks)
+    assert (training.history, training.validations) == (history.lines, history.validations)
     metrics = jobs.get(world.catalog, turn.job.id).metrics
     assert (metrics.step, metrics.loss, metrics.eta_s) == (num_steps, history.lines[-1].loss, 0.0)
-    assert metrics.ema_accuracy == history.looks[-1].accuracy
+    assert metrics.ema_accuracy == history.validations[-1].accuracy
     assert 30 < metrics.ema_images < 90  # the calibration half of 120
     assert world.store.get("generations/0001/curves.png").startswith(b"\x89PNG")
     assert world.store.list("generations/0001/tensorboard/")

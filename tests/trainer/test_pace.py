@@ -34,7 +34,7 @@ def test_the_pace_is_that_of_the_last_seconds():
 
 
 def test_one_step_is_no_pace_and_what_is_left_out_does_not_slow_it():
-    """A look of a minute between two steps of a second."""
+    """A validation of a minute between two steps of a second."""
     clock = Clock()
     pace = Pace(clock)
     pace.see(1)

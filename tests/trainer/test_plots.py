@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from trainer import plots
-from understudy.records import History, Look, Metrics
+from understudy.records import History, Metrics, Validation
 
 LINES = tuple(
     Metrics(
@@ -21,9 +21,9 @@ LINES = tuple(
     )
     for step in range(1, 50)
 )
-LOOKS = (
-    Look(step=20, accuracy=0.5, num_images=10, seconds=0.1),
-    Look(step=40, accuracy=0.7, num_images=10, seconds=0.1),
+VALIDATIONS = (
+    Validation(step=20, accuracy=0.5, num_images=10, seconds=0.1),
+    Validation(step=40, accuracy=0.7, num_images=10, seconds=0.1),
 )
 
 
@@ -40,7 +40,7 @@ def num_coloured(pixels):
 
 def test_the_curves_are_in_the_picture():
     """Four panels' worth of colour, of a size for a screen."""
-    pixels = drawn(History(num_steps=50, lines=LINES, looks=LOOKS))
+    pixels = drawn(History(num_steps=50, lines=LINES, validations=VALIDATIONS))
 
     assert pixels.shape == (650, 1000, 3)
     upper, lower = pixels[:325], pixels[325:]
@@ -49,14 +49,14 @@ def test_the_curves_are_in_the_picture():
 
 @pytest.mark.parametrize("lines", [(), tuple(line.model_copy(update={"pseudo_loss": None}) for line in LINES[:1])])
 def test_figures_that_are_not_there_are_not_drawn(lines):
-    """A run that was stopped at once, and a first teacher without a look, have a picture too."""
-    pixels = drawn(History(num_steps=50, lines=lines, looks=()))
+    """A run that was stopped at once, and a first teacher without a validation, have a picture too."""
+    pixels = drawn(History(num_steps=50, lines=lines, validations=()))
 
-    assert num_coloured(pixels) < num_coloured(drawn(History(num_steps=50, lines=LINES, looks=LOOKS)))
+    assert num_coloured(pixels) < num_coloured(drawn(History(num_steps=50, lines=LINES, validations=VALIDATIONS)))
 
 
 def test_the_same_figures_make_the_same_bytes():
     """Nothing of the moment is in the file."""
-    history = History(num_steps=50, lines=LINES, looks=LOOKS)
+    history = History(num_steps=50, lines=LINES, validations=VALIDATIONS)
 
     assert plots.curves(history, "a") == plots.curves(history, "a")

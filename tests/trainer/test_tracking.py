@@ -12,7 +12,7 @@ from trainer.card import Training
 from trainer.plan import Plan
 from understudy import recipes
 from understudy.errors import SettingsRefused
-from understudy.records import Evaluation, GateReport, Interval, Look, Metrics
+from understudy.records import Evaluation, GateReport, Interval, Metrics, Validation
 
 PLAN = Plan(
     generation=3,
@@ -43,7 +43,7 @@ TRAINING = Training(
         )
         for step in range(1, 301)
     ),
-    looks=(Look(step=200, accuracy=0.5, num_images=10, seconds=0.1),),
+    validations=(Validation(step=200, accuracy=0.5, num_images=10, seconds=0.1),),
 )  # fmt: skip
 REPORT = GateReport(
     generation=3,

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import export, looks, model, train
+from trainer import export, model, train, validation
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
 from understudy import recipes
 from understudy.errors import Diverged
-from understudy.records import Look
+from understudy.records import Validation
 
 RECIPE = recipes.recipe(
     "tiny", {"size": 8, "teacher_steps": 12, "student_steps": 12, "warmup_steps": 2, "checkpoint_every": 4}
@@ -36,17 +36,19 @@ class RandomBatches(Batches):
 
 
 class Watching:
-    """Looks at the average after each step, and remembers what it was told."""
+    """Validates the average after each step, and remembers what it was told."""
 
     def __init__(self):
         pixels = np.full((4, 8, 8, 3), 200, dtype=np.uint8)
         preprocessing = RECIPE.preprocessing
-        # The clock stands still but for a look that is free, so that none is left out.
-        self.looker = looks.Looker(lambda: (pixels, "baba"), ["a", "b"], preprocessing, CPU, 1, 12, lambda: 0.0)
+        # The clock stands still but for a validation that is free, so that none is left out.
+        self.validator = validation.Validator(
+            lambda: (pixels, "baba"), ["a", "b"], preprocessing, CPU, 1, 12, lambda: 0.0
+        )
         self.seen, self.kept = [], []
 
-    def look(self, step, averaged_student):
-        return self.looker.look(step, averaged_student)
+    def validate(self, step, averaged_student):
+        return self.validator.validate(step, averaged_student)
 
     def see(self, metrics, looked):
         self.seen.append((metrics.step, len(looked)))
@@ -151,10 +153,10 @@ def test_looks_change_nothing_that_is_trained(local_store):
 
     assert export.weights_to_safetensors(student) == export.weights_to_safetensors(expected)
     assert [line.loss for line in state.history] == [line.loss for line in alone.history]
-    assert [look.step for look in state.looks] == list(range(1, 13))
+    assert [one.step for one in state.validations] == list(range(1, 13))
     assert observer.seen == [(step, step) for step in range(1, 13)]
     assert [kept.step for kept in observer.kept] == [4, 8, 12]
-    assert alone.looks == ()
+    assert alone.validations == ()
 
 
 def test_a_resumed_run_has_each_look_and_line_once(local_store):
@@ -164,18 +166,18 @@ def test_a_resumed_run_has_each_look_and_line_once(local_store):
 
     _, state = run_of(local_store, observer=Watching()).train(fresh())
 
-    assert [look.step for look in state.looks] == list(range(1, 13))
+    assert [one.step for one in state.validations] == list(range(1, 13))
     seconds = [line.seconds for line in state.history]
     assert seconds == sorted(seconds)
     assert 0 < seconds[0] <= seconds[-1] <= state.seconds
 
 
 def test_the_time_of_looks_is_no_training_time(local_store):
-    """A look that took an hour, by its own word, is not in the run's seconds."""
+    """A validation that took an hour, by its own word, is not in the run's seconds."""
 
     class Slow(Watching):
-        def look(self, step, averaged_student):
-            return Look(step=step, accuracy=0.5, num_images=4, seconds=-3600.0) if step == 2 else None
+        def validate(self, step, averaged_student):
+            return Validation(step=step, accuracy=0.5, num_images=4, seconds=-3600.0) if step == 2 else None
 
     _, state = run_of(local_store, observer=Slow()).train(fresh())
 

@@ -11,7 +11,7 @@ import pytest
 from understudy.catalog import Catalog, claims, generations, jobs, keys
 from understudy.catalog.tables import JobRow
 from understudy.client import Client
-from understudy.records import Generation, GenerationRequest, History, KeyScope, Look, TrainingProgress
+from understudy.records import Generation, GenerationRequest, History, KeyScope, TrainingProgress, Validation
 from understudy.settings import ServiceSettings
 from understudy.store import Store
 from understudy.testing import picture
@@ -154,8 +154,8 @@ def test_the_curves_of_a_training_may_be_read_when_there_are_any(
     assert (early.status_code, early.json()["code"]) == (404, "not_found")
     assert early.json()["detail"] == "generation 0 (running) has no history.json yet"
 
-    look = Look(step=2, accuracy=0.5, num_images=10, seconds=0.1)
-    history = History(num_steps=10, looks=(look,))
+    look = Validation(step=2, accuracy=0.5, num_images=10, seconds=0.1)
+    history = History(num_steps=10, validations=(look,))
     opened[1].replace("generations/0000/history.json", history.to_json())
     with Client(url) as client:
         assert client.history(0) == history

@@ -112,7 +112,7 @@ def test_durations_are_said_as_people_do(seconds: float, words: str):
 
 
 def test_a_first_teacher_has_shorter_figures():
-    """No pseudo-labels, no look yet, and at the end no time left."""
+    """No pseudo-labels, no validation yet, and at the end no time left."""
     metrics = METRICS.model_copy(update={"step": 400, "pseudo_loss": None, "ema_accuracy": None, "eta_s": 0.0})
 
     assert watch.figures(metrics) == "loss 2.114, 1,890 images/s"

@@ -1,7 +1,7 @@
-"""Looks at the averaged student while it trains: its accuracy on a part of the holdout, for people to see.
+"""Validations of the averaged student while it trains: its accuracy on a part of the holdout, for people to see.
 
-Nothing is chosen by a look: no checkpoint is the best one, and no run ends early. The part is the calibration half,
-so that the other half, which judges, has been seen by nobody before the gate. A look changes nothing that trains.
+Nothing is chosen by it: no checkpoint is the best one, and no run ends early. The part is the calibration half,
+so that the other half, which judges, has been seen by nobody before the gate. A validation changes nothing that trains.
 """
 
 import time
@@ -16,40 +16,40 @@ from trainer import evaluate
 from trainer.calibration import is_calibration
 from trainer.train import Normalise
 from understudy.images import Pixels
-from understudy.records import Look, Preprocessing
+from understudy.records import Preprocessing, Validation
 from understudy.store import Store
 
 #: Their standard error is at most 2.2 points: enough for a curve.
 MAX_IMAGES = 500
-#: The images of a look stay in memory, decoded; at 600 px there is room for 124.
+#: The images of a validation stay in memory, decoded; at 600 px there is room for 124.
 MAX_BYTES = 128 * 2**20
-#: Looks take no more of the time than this, of that of training; a look that would is left out.
+#: Validations take no more of the time than this, of that of training; a validation that would is left out.
 MAX_SHARE = 0.05
 #: Between two batches it is seen whether the process shall end.
 BATCH = 32
 
 
 @dataclass
-class Looker:
+class Validator:
     """Looks every so many steps, and at the last one; less often where it would cost too much."""
 
     load: Callable[[], tuple[Pixels, Sequence[str]]]  #: images as served, (N, size, size, 3) uint8, and their classes
     classes: Sequence[str]  #: of the student
     preprocessing: Preprocessing
     device: torch.device
-    every: int  #: steps between two looks
+    every: int  #: steps between two validations
     num_steps: int
     clock: Callable[[], float] = time.monotonic
-    is_stopping: Callable[[], bool] = lambda: False  #: this process shall end: a look is given up
+    is_stopping: Callable[[], bool] = lambda: False  #: this process shall end: a validation is given up
     _began_at: float = field(init=False)
-    _spent: float = 0.0  # seconds of looks so far
-    _last: float = 0.0  # of the last look, which the next will be like
+    _spent: float = 0.0  # seconds of validations so far
+    _last: float = 0.0  # of the last validation, which the next will be like
     _shown: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         self._began_at = self.clock()
 
-    def look(self, step: int, student: nn.Module) -> Look | None:
+    def validate(self, step: int, student: nn.Module) -> Validation | None:
         """The accuracy of a student after a step.
 
         None: it is not time, there is nothing to look at, or the process shall end.
@@ -63,7 +63,7 @@ class Looker:
         self._spent += self._last
         if num_right is None or not len(truth):
             return None
-        return Look(step=step, accuracy=num_right / len(truth), num_images=len(truth), seconds=self._last)
+        return Validation(step=step, accuracy=num_right / len(truth), num_images=len(truth), seconds=self._last)
 
     def _is_time(self, step: int) -> bool:
         if step == self.num_steps:
@@ -97,7 +97,7 @@ class Looker:
         return num_right
 
 
-def looker(
+def validator(
     store: Store,
     holdout: Sequence[str],
     classes: Sequence[str],
@@ -107,15 +107,15 @@ def looker(
     every: int,
     num_steps: int,
     is_stopping: Callable[[], bool],
-) -> Looker:
-    """A looker at the calibration half of a holdout, which it reads at its first look."""
+) -> Validator:
+    """A validator on the calibration half of a holdout, which it reads at its first validation."""
 
     def load() -> tuple[Pixels, Sequence[str]]:
         return evaluate.some(store, holdout, preprocessing, is_calibration, max_images(preprocessing.size))
 
-    return Looker(load, classes, preprocessing, device, every, num_steps, is_stopping=is_stopping)
+    return Validator(load, classes, preprocessing, device, every, num_steps, is_stopping=is_stopping)
 
 
 def max_images(size: int) -> int:
-    """Images of a look, at so many pixels a side."""
+    """Images of a validation, at so many pixels a side."""
     return min(MAX_IMAGES, MAX_BYTES // (3 * size**2))
