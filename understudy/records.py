@@ -169,7 +169,7 @@ class Validation(Record):
     step: int = Field(description="steps done")
     accuracy: Probability = Field(description="of the averaged, un-noised student, not yet exported")
     num_images: int = Field(description="images of the holdout's calibration half that it was asked for")
-    seconds: float = Field(description="that the look took; it is no part of the training time")
+    seconds: float = Field(description="that it took; it is no part of the training time")
 
 
 class History(Record):
@@ -189,7 +189,7 @@ class TrainingProgress(Record):
     labeled_loss: float
     pseudo_loss: float | None = Field(None, description="null without pseudo-labels")
     learning_rate: float
-    images_per_second: float | None = Field(None, description="over the last 10 s, looks left out; null at the start")
+    images_per_second: float | None = Field(None, description="over the last 10 s, validations left out; null at the start")
     eta_s: float | None = Field(None, description="seconds until the last step, at that speed; null at the start")
     ema_accuracy: Probability | None = Field(None, description="of the last validation; nothing is chosen by it")
     ema_step: int | None = Field(None, description="the step of the last validation")
