@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer import evaluate, gate
+from trainer import evaluate, gate, paired
 from trainer.evaluate import Measured
 from understudy.errors import Conflict
 from understudy.records import Evaluation, GateReport
@@ -100,7 +100,7 @@ def test_a_report_can_be_replayed_from_its_numbers():
     report = gate.decide(1, measured("b", [1] * 9 + [0] + [1] * 90), measured("a", [0] * 9 + [1] + [1] * 90))
 
     assert report.gain is not None
-    assert gate.sign_test(report.gain.only_challenger_right, report.gain.only_champion_right) == report.gain.p_value
+    assert paired.sign_test(report.gain.only_challenger_right, report.gain.only_champion_right) == report.gain.p_value
     assert GateReport.model_validate_json(report.to_json()) == report
 
 
@@ -113,4 +113,4 @@ def test_measurements_of_different_images_are_not_compared():
 @pytest.mark.parametrize(("won", "lost", "p_value"), [(0, 0, 1.0), (5, 0, 1 / 32), (1, 1, 0.75), (3, 1, 5 / 16)])
 def test_the_sign_test_by_hand(won, lost, p_value):
     """Counting coins."""
-    assert gate.sign_test(won, lost) == pytest.approx(p_value)
+    assert paired.sign_test(won, lost) == pytest.approx(p_value)
