@@ -21,7 +21,7 @@ SEED = 20
 #: Beyond this many times the holdout, "more images" is no longer advice.
 MAX_GROWTH = 1000
 #: How far from the mean, in standard deviations, the number of disagreements is summed over.
-TAIL = 8.0
+TAIL = 6.0
 
 Flags = npt.NDArray[np.bool_]  # (N,)
 
