@@ -612,6 +612,12 @@ class Championship(Record):
     actor: str
 
 
+class Override(Record):
+    """What was asked: to promote what the gate refused."""
+
+    reason: Reason = Field(description="why; it is kept in the history")
+
+
 class Rollback(Record):
     """What was asked: a former champion is to serve again."""
 
