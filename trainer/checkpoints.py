@@ -37,10 +37,11 @@ class _Manifest(Record):
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one generation."""
+    """The checkpoints of one run of a generation."""
 
     store: Store
     generation: int
+    folder: str = "checkpoints"  #: of the generation; another run has another
 
     def write(self, tensors: dict[str, Tensor], state: RunState) -> None:
         """Write a checkpoint, then delete all but the newest ones."""
@@ -63,7 +64,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
-        keys = self.store.list(generation_key(self.generation, "checkpoints"))
+        keys = self.store.list(generation_key(self.generation, self.folder))
         return sorted(int(key.split("/")[-2]) for key in keys if key.endswith("/state.json"))
 
     def clear(self) -> None:
@@ -76,4 +77,4 @@ class Checkpoints:
             self.store.delete(self._key(step, name))
 
     def _key(self, step: int, name: str) -> str:
-        return generation_key(self.generation, f"checkpoints/{step:08d}/{name}")
+        return generation_key(self.generation, f"{self.folder}/{step:08d}/{name}")

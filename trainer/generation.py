@@ -19,7 +19,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer import calibration, data, evaluate, export, gate, model, selection, tracking, train, validation, variants
+from trainer import (
+    calibration,
+    data,
+    evaluate,
+    export,
+    gate,
+    looks,
+    model,
+    selection,
+    tracking,
+    train,
+    validation,
+    variants,
+)
 from trainer.calibration import Calibration
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
@@ -34,10 +47,10 @@ from understudy import engine, images, pseudo_labels, registry, thresholds
 from understudy.catalog import Catalog, generations, shards, versions
 from understudy.catalog.claims import Claim
 from understudy.engine import Engine
-from understudy.errors import ArtifactRefused, Conflict, Refused
+from understudy.errors import ArtifactRefused, Conflict, Diverged, Refused
 from understudy.images import Pixels
 from understudy.pseudo_labels import Looking
-from understudy.records import GateReport, Generation, ModelCard, Record, Variant
+from understudy.records import GateReport, Generation, Look, ModelCard, Record, Variant
 from understudy.store import Store, generation_key, weights_key
 
 log = logging.getLogger(__name__)
@@ -46,6 +59,8 @@ log = logging.getLogger(__name__)
 NUM_PARITY_IMAGES = 32
 #: A champion that changes this often while one challenger is judged is moved by something else than us.
 MAX_COMPARISONS = 5
+#: What the files of the supervised-only control begin with.
+CONTROL = "control-"
 
 R = TypeVar("R", bound=Record)
 
@@ -94,14 +109,19 @@ def run(place: Workplace, claim: Claim, progress: Progress, generation: Generati
     exported = work.step("export.json", Export, partial(export_student, work, plan, fitted))
     made = work.step("variants.json", MadeVariants, partial(make_variants, work, plan, exported))
 
-    # 7. Evaluate, judge, publish, conclude; again if the champion changes meanwhile
-    report = conclude(work, plan, sets, selected, training, exported, made)
+    # 7. The same student on labels alone, so that the gain from pseudo-labels is a number
+    control = None
+    if plan.recipe.control and selected is not None:
+        control = work.step("control.json", Control, partial(make_control, work, plan))
 
-    # 8. A new champion labels everything anew, for the next generation
+    # 8. Evaluate, judge, publish, conclude; again if the champion changes meanwhile
+    report = conclude(work, plan, sets, selected, training, exported, made, control)
+
+    # 9. A new champion labels everything anew, for the next generation
     if report.is_proved:
         ask_for_labels(place)
 
-    # 9. The generation has ended: who tracks experiments is told
+    # 10. The generation has ended: who tracks experiments is told
     if place.mlflow_url:
         tracking.track(place.mlflow_url, plan, training, report)
     return report
@@ -142,6 +162,14 @@ class _Work:
     def shows(self, step: str) -> Callable[[int, int], None]:
         """What a step calls with (units done, units in all)."""
         return partial(self.progress.show, step)
+
+
+class Control(Record):
+    """The supervised-only control: the same student, noise and steps, but labeled images alone."""
+
+    training: Training | None = None
+    exported: Export | None = None
+    reason: str | None = None  #: why there is none
 
 
 # -- 2. wait for labels -------------------------------------------------------------------------------
@@ -243,8 +271,11 @@ def _made(folder: Path | None) -> Path | None:
 # -- 4. train -----------------------------------------------------------------------------------------
 
 
-def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Training:
-    """Train, or go on training from the newest checkpoint; the averaged weights go to ``weights.safetensors``."""
+def train_student(work: _Work, plan: Plan, selected: Selection | None, prefix: str = "") -> Training:
+    """Train, or go on training from the newest checkpoint; the averaged weights go to ``weights.safetensors``.
+
+    ``prefix`` begins the names of all files of another run of the same plan.
+    """
     recipe, store = plan.recipe, work.place.store
     labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
     pseudo = None
@@ -253,22 +284,23 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
         pseudo = data.pseudo_rows(store, rows, selected, plan.classes, recipe)
     noise = Noise(recipe)
     device = model.device(work.place.device)
-    num_steps = recipe.teacher_steps if pseudo is None else recipe.student_steps
-    diary = _diary(work, plan, device, num_steps, is_labeled_only=pseudo is None)
+    num_steps = recipe.teacher_steps if plan.teacher is None else recipe.student_steps
+    diary = None if prefix else _diary(work, plan, device, num_steps, is_labeled_only=pseudo is None)
     run = train.Run(
         batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
-        checkpoints=Checkpoints(store, work.number),
+        checkpoints=Checkpoints(store, work.number, f"{prefix}checkpoints"),
         recipe=recipe,
         num_steps=num_steps,
         seed=plan.seed,
         device=device,
-        show=lambda done, total: work.progress.show("train", done, total, diary.figures),
+        show=_shows_training(work, diary, prefix),
         is_stopping=lambda: work.progress.is_stopping,
         observer=diary,
     )
     student, state = run.train(_beginning(store, plan))
-    diary.write(state)
-    weights = work.keep("weights.safetensors", partial(export.weights_to_safetensors, student))
+    if diary is not None:
+        diary.write(state)
+    weights = work.keep(f"{prefix}weights.safetensors", partial(export.weights_to_safetensors, student))
     return Training(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         num_steps=run.num_steps,
@@ -280,6 +312,12 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
         history=state.history,
         validations=state.validations,
     )
+
+
+def _shows_training(work: _Work, diary: Diary | None, prefix: str) -> Callable[[int, int], None]:
+    if diary is None:
+        return work.shows(f"train {prefix.rstrip('-')}")
+    return lambda done, total: work.progress.show("train", done, total, diary.figures)
 
 
 def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_labeled_only: bool) -> Diary:
@@ -342,15 +380,15 @@ def calibrate_student(work: _Work, plan: Plan) -> Calibration:
 # -- 6. export ----------------------------------------------------------------------------------------
 
 
-def export_student(work: _Work, plan: Plan, fitted: Calibration) -> Export:
+def export_student(work: _Work, plan: Plan, fitted: Calibration, prefix: str = "") -> Export:
     """Make the artifact and see that the engine answers as torch does; it goes to ``model.onnx``."""
-    Checkpoints(work.place.store, work.number).clear()
+    Checkpoints(work.place.store, work.number, f"{prefix}checkpoints").clear()
     work.progress.show("export", 0, 1)
     preprocessing = plan.recipe.preprocessing
     student = fresh_student(plan.student, len(plan.classes), plan.recipe)
-    export.load_weights(student, work.get("weights.safetensors"))
+    export.load_weights(student, work.get(f"{prefix}weights.safetensors"))
     served = export.served(student, preprocessing, fitted.temperature)
-    artifact = work.keep("model.onnx", partial(export.to_onnx, served, preprocessing.size))
+    artifact = work.keep(f"{prefix}model.onnx", partial(export.to_onnx, served, preprocessing.size))
     made = Export(
         version=registry.version_id(plan.generation, artifact),
         artifact_sha256=hashlib.sha256(artifact).hexdigest(),
@@ -363,6 +401,17 @@ def export_student(work: _Work, plan: Plan, fitted: Calibration) -> Export:
     worst = export.check_parity(served, loaded, _labeled_pixels(work.place.store, plan))
     work.progress.show("export", 1, 1)
     return made.model_copy(update={"worst_difference": worst})
+
+
+def make_control(work: _Work, plan: Plan) -> Control:
+    """Train and export the control; it is never registered. One that diverges fails nothing but itself."""
+    try:
+        training = train_student(work, plan, None, CONTROL)
+    except Diverged as fault:
+        log.warning("generation %d has no control: %s", work.number, fault)
+        return Control(reason=str(fault))
+    unfitted = Calibration(reason="a control is compared by its accuracy, which no temperature changes")
+    return Control(training=training, exported=export_student(work, plan, unfitted, CONTROL))
 
 
 def make_variants(work: _Work, plan: Plan, exported: Export) -> MadeVariants:
@@ -403,6 +452,7 @@ def conclude(
     training: Training,
     exported: Export,
     made: MadeVariants,
+    control: Control | None = None,
 ) -> GateReport:
     """Judge the challenger against whoever is the champion, and end the generation with the verdict.
 
@@ -416,10 +466,12 @@ def conclude(
         opponent = None
         if champion is not None:
             opponent = _measured(work, champion, holdout, partial(_champion, work, champion))
+        beside = _measured_control(work, plan, control)
         name = f"gate-{champion or 'nobody'}-{_digest(holdout)}.json"
-        report = work.step(name, GateReport, partial(_judged, work, challenger, opponent))
+        report = work.step(name, GateReport, partial(_judged, work, plan, challenger, opponent, beside))
         judged = _judged_variants(work, plan, exported, made, challenger)
         card = finished_card(plan, sets, selected, training, exported, challenger.evaluation, judged.variants)
+        card = card.model_copy(update={"control": report.control, "control_gain": report.control_gain})
         publish(work, card)
         try:
             generations.conclude(work.place.catalog, work.claim, work.number, card.version, report)
@@ -481,19 +533,56 @@ def _digest(holdout: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(holdout).encode()).hexdigest()[:8]
 
 
-def _challenger(work: _Work, plan: Plan, exported: Export) -> Engine:
-    return engine.load(work.get("model.onnx"), draft_card(plan, exported), provider=work.place.provider)
+def _challenger(work: _Work, plan: Plan, exported: Export, prefix: str = "") -> Engine:
+    return engine.load(work.get(f"{prefix}model.onnx"), draft_card(plan, exported), provider=work.place.provider)
 
 
 def _champion(work: _Work, version: str) -> Engine:
     return registry.load(work.place.store, work.place.catalog, version, provider=work.place.provider)
 
 
-def _judged(work: _Work, challenger: Measured, champion: Measured | None) -> GateReport:
+def _measured_control(work: _Work, plan: Plan, control: Control | None) -> Measured | None:
+    if control is None or control.exported is None:
+        return None
+    # Its artifact has a version only here: no catalog knows it, and nothing can serve it.
+    exported = control.exported.model_copy(update={"version": f"{control.exported.version}-control"})
+    return _measured(work, exported.version, plan.holdout, partial(_challenger, work, plan, exported, CONTROL))
+
+
+def _judged(
+    work: _Work, plan: Plan, challenger: Measured, champion: Measured | None, control: Measured | None
+) -> GateReport:
     work.progress.show("gate", 0, 1)
-    report = gate.decide(work.number, challenger, champion)
+    report = gate.decide(
+        work.number,
+        challenger,
+        champion,
+        look=_look(work, plan.holdout),
+        limits=gate.limits_of(plan.recipe),
+        control=control,
+    )
     work.progress.show("gate", 1, 1)
     return report
+
+
+def _look(work: _Work, holdout: tuple[str, ...]) -> Look:
+    """Which look at the holdout this is: after all comparisons that any generation made, this one's too."""
+    catalog = work.place.catalog
+    num_images = {shard.key: shard.num_images for shard in shards.of_split(catalog, "holdout")}
+    past = [report for turn in reversed(generations.every(catalog)) for report in _comparisons(work.place.store, turn)]
+    return looks.next_look(past, {key: num_images[key] for key in holdout})
+
+
+def _comparisons(store: Store, turn: Generation) -> list[GateReport]:
+    """A generation's gate reports, the oldest first: more than one, if the champion changed meanwhile."""
+    keys = [
+        key
+        for key in store.list(f"generations/{turn.number:04d}")
+        if key.startswith(generation_key(turn.number, "gate-"))
+    ]
+    found = [GateReport.model_validate_json(store.get(key)) for key in keys]
+    found.sort(key=lambda report: 0 if report.look is None else report.look.number)
+    return found or ([] if turn.report is None else [turn.report])
 
 
 def publish(work: _Work, card: ModelCard) -> None:

@@ -36,6 +36,7 @@ from understudy.records import (
     JobState,
     ModelVersion,
     Outcome,
+    Override,
     Recall,
     ReceiptEntry,
     Record,
@@ -348,6 +349,11 @@ class Client:
         """Make a former champion serve again; None: the one that the champion took over from."""
         body = Rollback(version=version, reason=reason).model_dump(mode="json")
         return Championship(**self._send("POST", "/models/rollback", json=body))
+
+    def promote(self, version: str, *, reason: str) -> Championship:
+        """Make what the gate refused serve, against its verdict."""
+        body = Override(reason=reason).model_dump(mode="json")
+        return Championship(**self._send("POST", f"/models/{version}/promote", json=body))
 
     def deploy(self, request: DeploymentRequest) -> Deployment:
         """Give a challenger a share of the live traffic, as a shadow or a canary."""

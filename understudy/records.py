@@ -189,7 +189,9 @@ class TrainingProgress(Record):
     labeled_loss: float
     pseudo_loss: float | None = Field(None, description="null without pseudo-labels")
     learning_rate: float
-    images_per_second: float | None = Field(None, description="over the last 10 s, validations left out; null at the start")
+    images_per_second: float | None = Field(
+        None, description="over the last 10 s, validations left out; null at the start"
+    )
     eta_s: float | None = Field(None, description="seconds until the last step, at that speed; null at the start")
     ema_accuracy: Probability | None = Field(None, description="of the last validation; nothing is chosen by it")
     ema_step: int | None = Field(None, description="the step of the last validation")
@@ -424,7 +426,7 @@ class Probe(Record):
 
 
 class Interval(Record):
-    """A two-sided interval of a proportion."""
+    """A two-sided interval of a proportion, or of a difference of two."""
 
     low: float
     high: float
@@ -454,10 +456,25 @@ class Evaluation(Record):
     images_per_second: float
     variant: str = "fp32"  #: the number format that was measured; labeling and the gate use fp32
     reliability: tuple[ReliabilityBin, ...] = ()  #: the 15 bins; empty: measured before there were any
+    latency_ms: float | None = None  #: median of one image through the engine; None: not measured
+
+
+class Robustness(Record):
+    """One model on corrupted holdout images."""
+
+    num_images: int  #: of the holdout, each corrupted in every way
+    clean_error: float  #: on the same images as they are
+    errors: dict[str, tuple[float, ...]]  #: of each corruption, by severity from 1
+
+    @property
+    def mean_error(self) -> float:
+        """Over all corruptions and severities alike."""
+        every = [error for errors in self.errors.values() for error in errors]
+        return sum(every) / len(every)
 
 
 class Gain(Record):
-    """Challenger against champion on the same images: the paired counts and what they prove."""
+    """One model against another on the same images: the paired counts and what they prove."""
 
     both_right: int
     only_challenger_right: int
@@ -465,20 +482,90 @@ class Gain(Record):
     both_wrong: int
     difference: float  #: accuracy of the challenger less that of the champion
     p_value: float  #: one-sided exact McNemar test
+    interval: Interval | None = None  #: of the difference, bootstrapped; None: judged before there was one
+
+
+class ClassGain(Record):
+    """The same on the holdout images of one class, and whether a loss of recall is proved."""
+
+    name: str
+    num_images: int
+    only_challenger_right: int
+    only_champion_right: int
+    difference: float  #: recall of the challenger less that of the champion
+    p_value: float  #: one-sided exact McNemar test of a loss
+    limit: float  #: what Holm's method held the p-value to
+    is_worse: bool
+
+
+class Guess(Record):
+    """What a first teacher is held to: always answering the most frequent class."""
+
+    class_name: str
+    num_images: int  #: of that class, in the holdout
+    p_value: float  #: one-sided exact binomial test of the first teacher against that share
+
+
+class Budget(Record):
+    """What a challenger may cost: a figure of both models, and the recipe's limit."""
+
+    name: Literal["calibration", "latency", "robustness"]
+    challenger: float | None  #: None: not measured
+    champion: float | None
+    limit: float | None  #: of the difference, for latency of the ratio; None: whatever it is
+
+
+class PastLook(Record):
+    """An earlier comparison on the same holdout."""
+
+    generation: int
+    champion: str | None  #: whom it was with; None: a first teacher
+    alpha: float
+    promoted: bool
+
+
+class Look(Record):
+    """Which look at a holdout a comparison was, and so which error rate it was held to (``trainer.looks``)."""
+
+    number: int = Field(ge=1)  #: among the looks at the same holdout
+    carried: float  #: alpha of the look before, if that promoted
+    alpha: float  #: this look's own share of the error rate, and what was carried
+    holdout: dict[str, int]  #: images of each shard
+    fresh_at: int  #: a holdout that grows to so many images is a new one, and its looks begin anew
+    before: tuple[PastLook, ...] = ()
+
+
+class Rule(Record):
+    """One condition of the gate."""
+
+    name: str
+    passed: bool | None  #: None: not judged, the sentence says why
+    value: float | None  #: None: not measured
+    limit: float | None  #: None: there is none
+    sentence: str
 
 
 class GateReport(Record):
-    """The verdict on a challenger and every number behind it."""
+    """The verdict on a challenger and every number behind it: enough to judge again."""
 
     generation: int
     challenger: Evaluation
     champion: Evaluation | None  #: None for the first teacher
     gain: Gain | None  #: None for the first teacher
     alpha: float  #: the error rate that the test was held to
-    class_floor: float  #: no class may lose more recall than this, proved by the same alpha
+    class_floor: float  #: no class may lose more recall than this, proved
     verdict: Literal["promote", "refuse"]
     rule: str  #: which rule decided
     reasons: tuple[str, ...]  #: in words
+    rules: tuple[Rule, ...] = ()  #: every condition; empty: judged before they were kept
+    look: Look | None = None  #: None: judged when looks were not counted
+    guess: Guess | None = None  #: of the first teacher
+    classes: tuple[ClassGain, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    power: float | None = None  #: the chance that a true gain of 2 points would have been proved
+    images_needed: int | None = None  #: to prove a gain such as was seen; None: it is proved, or none would
+    control: Evaluation | None = None  #: the same student trained on labels alone; None: none was trained
+    control_gain: Gain | None = None  #: the challenger against that control: what pseudo-labels were worth
 
     @property
     def is_proved(self) -> bool:
@@ -532,6 +619,8 @@ class ModelCard(Record):
     evaluation: Evaluation
     software: dict[str, str]  #: library versions
     variants: tuple[Variant, ...] = ()  #: other number formats of the same version
+    control: Evaluation | None = None  #: the same student trained on labels alone; None: none was trained
+    control_gain: Gain | None = None  #: this version against that control, on the holdout
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name, whether it may be served or not."""
@@ -570,6 +659,12 @@ class Championship(Record):
     at: Timestamp
     reason: str
     actor: str
+
+
+class Override(Record):
+    """What was asked: to promote what the gate refused."""
+
+    reason: Reason = Field(description="why; it is kept in the history")
 
 
 class Rollback(Record):

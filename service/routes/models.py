@@ -20,6 +20,7 @@ from understudy.records import (
     GenerationRequest,
     History,
     ModelVersion,
+    Override,
     Rollback,
 )
 from understudy.store import generation_key
@@ -79,6 +80,17 @@ def roll_back(service: Service, actor: Actor, request: Rollback) -> Championship
     never was the champion is refused with 409.
     """
     return versions.roll_back(service.catalog, request.version, reason=request.reason, actor=actor)
+
+
+@router.post("/models/{version}/promote", responses=may_be(404, 409))
+def promote(
+    service: Service, actor: Actor, version: Annotated[str, Path(pattern=NAME_PATTERN)], request: Override
+) -> Championship:
+    """Promote a model that the gate refused: the reason and who gave it are on the record, and so is the verdict.
+
+    Every service process serves it within seconds. What was not refused is answered with 409.
+    """
+    return versions.override(service.catalog, version, reason=request.reason, actor=actor)
 
 
 @router.get("/models/champions")

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from trainer import __main__ as program
-from trainer import generation, selection
+from trainer import gate, generation, selection
 from trainer.calibration import Calibration, is_calibration
 from trainer.card import Export, Training
+from trainer.generation import Control
 from trainer.plan import make_plan
 from trainer.progress import Progress
 from trainer.selection import Selection
 from understudy import images, labels, recipes, registry, thresholds
 from understudy.catalog import claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow
-from understudy.errors import Conflict, LeaseLost, RecipeRefused, Refused
+from understudy.errors import Conflict, Diverged, LeaseLost, RecipeRefused, Refused
 from understudy.records import GenerationState, History, JobState
 from understudy.shards import read_images, read_manifest
 from understudy.store import Store
@@ -152,6 +153,84 @@ def test_a_generation_survives_death_at_every_step(make_taught_world):
         }
 
     assert outcome[0] == outcome[1]
+
+
+#: Where a trainer may die while it makes the control.
+CONTROL_DEATHS = ["control-checkpoints/00000010/state.json", "control-model.onnx", "control.json"]
+
+
+def test_a_control_is_trained_beside_the_student_and_changes_nothing_else(make_taught_world):
+    """Killed wherever it is made, it is judged against the same student as without it, and is on report and card."""
+    outcome = {}
+    for name, deaths, overrides in (("without", [], {}), ("with", CONTROL_DEATHS, {"control": True})):
+        world = make_taught_world(name)
+        world.label()
+        turn, claim = world.open(overrides=overrides)
+        for death in deaths:
+            with pytest.raises(Killed, match=death):
+                run(world, turn, claim, store=MortalStore(world.store.url, death))
+            claims.give_back(world.catalog, claim, program.STOPPED, max_attempts=50)
+            claim = world.claim(turn)
+        outcome[name] = run(world, turn, claim)
+
+    report = outcome["with"]
+    assert report.challenger.version == outcome["without"].challenger.version
+    assert report.rules == outcome["without"].rules
+    assert outcome["without"].control is None
+    assert report.control.version.endswith("-control")
+    assert report.control.num_images == report.challenger.num_images
+    assert report.control_gain.difference == pytest.approx(report.challenger.accuracy - report.control.accuracy)
+    assert "over the control trained on labels alone" in report.reasons[-1]
+    kept = Control.model_validate_json(world.store.get("generations/0001/control.json"))
+    assert (kept.training.num_pseudo, kept.training.num_steps) == (0, world.quick["student_steps"])
+    card = versions.get(world.catalog, report.challenger.version).card
+    assert (card.control, card.control_gain) == (report.control, report.control_gain)
+    assert [v.id for v in versions.every(world.catalog) if v.generation == 1] == [card.version]
+    assert world.store.list("generations/0001/control-checkpoints") == []
+
+
+def test_a_control_that_diverges_fails_nothing_but_itself(make_taught_world):
+    """The student is judged, and the reason is kept."""
+    world = make_taught_world()
+    world.label()
+    turn, claim = world.open(overrides={"control": True})
+
+    class Cliff(MortalStore):
+        """Where the control's numbers are not finite."""
+
+        def replace(self, key, data):
+            if "control-checkpoints/00000010" in key:
+                raise Diverged("loss nan at step 10")
+            super().replace(key, data)
+
+    report = run(world, turn, claim, store=Cliff(world.store.url, None))
+
+    assert report.control is None
+    kept = Control.model_validate_json(world.store.get("generations/0001/control.json"))
+    assert kept.reason == "loss nan at step 10"
+    assert generations.get(world.catalog, 1).state.is_ended
+
+
+def test_every_comparison_on_the_holdout_is_a_look(make_taught_world):
+    """The first teacher's, an abandoned one and the last are counted; a holdout that doubles begins anew."""
+    world = make_taught_world()
+    world.label()
+    turn, claim = world.open()
+    with pytest.raises(Killed):
+        run(world, turn, claim, store=MortalStore(world.store.url, "gate-"))
+    first = versions.champion(world.catalog).version
+    card = versions.get(world.catalog, first).card
+    versions.register(world.catalog, card.model_copy(update={"version": "g0000-copied"}))
+    with world.catalog.write() as session:
+        versions.promote(session, "g0000-copied", instead_of=first, reason="test", actor="somebody")
+
+    report = run(world, turn, claim)
+
+    assert report.look.number == 3
+    assert [(past.generation, past.champion) for past in report.look.before] == [(0, None), (1, first)]
+    assert sum(report.look.holdout.values()) == report.challenger.num_images == 120
+    assert report.look.fresh_at == 240
+    assert gate.replay(report) == report.verdict
 
 
 def test_another_champion_meanwhile_means_another_comparison(make_taught_world):

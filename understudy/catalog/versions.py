@@ -86,6 +86,30 @@ def roll_back(catalog: Catalog, version: str | None, *, reason: str, actor: str)
         return _championship(row)
 
 
+def override(catalog: Catalog, version: str, *, reason: str, actor: str) -> Championship:
+    """Make a version that the gate refused the champion: a person answers for it, by one more entry of the history.
+
+    Raises NotFound for an unknown version, and Conflict for one that was not refused: the champion, a former
+    one (roll back to it), or one that the gate has not judged.
+    """
+    with catalog.write() as session:
+        row = session.get(VersionRow, version)
+        if row is None:
+            raise NotFound(f"there is no model {version!r}")
+        if row.state != VersionState.REFUSED:
+            raise Conflict(
+                f"{version} is {row.state}, and only what the gate refused can be promoted against its verdict; "
+                f"a former champion comes back by a rollback",
+                code="not_refused",
+            )
+        serving = held_champion(session)
+        instead_of = None if serving is None else serving.version
+        promote(session, version, instead_of=instead_of, reason=f"override: {reason}", actor=actor)
+        newest = _newest(session)
+        assert newest is not None  # it was written just now
+        return _championship(newest)
+
+
 def _former(rows: Sequence[ChampionRow]) -> str:
     first = next(i for i, row in enumerate(rows) if row.version == rows[-1].version)
     if first == 0:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import understudy
 from understudy import bench, demonstration, local
-from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, sources, watch
+from understudy.cli import buckets, deployments, exports, gate, ingest, keys, labels, receipts, sources, watch
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
 from understudy.cli.options import AsJson, Key, Url
@@ -35,7 +35,7 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
-for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels, watch):
+for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels, watch, gate):
     app.add_typer(subject.app)
 console = Console()
 errors = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""``understudy deploy``, ``deployments``, ``undeploy`` and ``rollback``: which model answers live traffic."""
+"""``understudy deploy``, ``deployments``, ``undeploy``, ``rollback`` and ``promote``: which model answers live traffic."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +17,7 @@ from understudy.records import (
     DeploymentRequest,
     DeploymentState,
     Limits,
+    Override,
     Record,
     Rollback,
 )
@@ -123,6 +124,21 @@ def rollback(
         entry = client.rollback(request.version, reason=request.reason)
         client.wait_until_serving(entry.version)
     _say(f"{entry.version} serves again")
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="A version that the gate refused, e.g. g0003-8f2c1a.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the champion's history.")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Make a refused model serve, against the gate's verdict. See `understudy gate` for that first."""
+    request = _asked(Override, reason=reason)
+    with Client(url, key=key) as client:
+        entry = client.promote(version, reason=request.reason)
+        client.wait_until_serving(entry.version)
+    _say(f"{entry.version} serves, against the gate's verdict")
 
 
 def _asked(kind: type[R], /, **fields: Any) -> R:

@@ -8,10 +8,18 @@ from typing import Any
 import httpx
 import pytest
 
-from understudy.catalog import Catalog, claims, generations, jobs, keys
+from understudy.catalog import Catalog, claims, generations, jobs, keys, versions
 from understudy.catalog.tables import JobRow
 from understudy.client import Client
-from understudy.records import Generation, GenerationRequest, History, KeyScope, TrainingProgress, Validation
+from understudy.records import (
+    Generation,
+    GenerationRequest,
+    History,
+    KeyScope,
+    TrainingProgress,
+    Validation,
+    VersionState,
+)
 from understudy.settings import ServiceSettings
 from understudy.store import Store
 from understudy.testing import picture
@@ -83,6 +91,29 @@ def test_a_model_that_never_was_champion_cannot_be_rolled_back_to(
     assert (refused.status_code, refused.json()["code"]) == (409, "never_champion")
     assert http.post("/models/rollback", json={"version": "g9-none", "reason": "x"}).status_code == 404
     assert http.get("/models/champion").json()["id"] == two["second"]["version"]
+
+
+def test_what_the_gate_refused_is_promoted_with_a_reason(
+    http: httpx.Client,
+    two: dict[str, Any],
+    challenge: Callable[..., str],
+    opened: tuple[Catalog, Store],
+    until: Callable[..., None],
+):
+    """It serves soon after, and the history says who and why; a challenger that was not judged is 409."""
+    challenger = challenge(sharpness=3.0)
+    early = http.post(f"/models/{challenger}/promote", json={"reason": "now"})
+    assert (early.status_code, early.json()["code"]) == (409, "not_refused")
+    with opened[0].write() as session:
+        versions.judge(session, challenger, VersionState.REFUSED)
+    assert http.post(f"/models/{challenger}/promote", json={}).status_code == 422
+    assert http.post("/models/g9-none/promote", json={"reason": "x"}).status_code == 404
+
+    done = http.post(f"/models/{challenger}/promote", json={"reason": "better on sevens"})
+
+    assert (done.status_code, done.json()["version"]) == (200, challenger)
+    assert (done.json()["reason"], done.json()["actor"]) == ("override: better on sevens", "anonymous")
+    until(lambda: http.post("/classify", content=picture(0, 3)).json()["model"] == challenger, 10)
 
 
 @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": "x", "to": "y"}, {"reason": "x" * 1001}, [], None])

@@ -210,6 +210,35 @@ def test_only_a_former_champion_may_come_back(catalog, crown, add_version, versi
     assert len(versions.history(catalog)) == 2
 
 
+def test_a_person_may_promote_what_the_gate_refused(catalog, crown, add_version):
+    """With a reason, on the record, and as the champion of whoever had none."""
+    add_version(FIRST)
+    with catalog.write() as session:
+        versions.judge(session, FIRST, VersionState.REFUSED)
+
+    entry = versions.override(catalog, FIRST, reason="the holdout is too small", actor="key ab12")
+
+    assert (entry.version, entry.sequence, entry.actor) == (FIRST, 1, "key ab12")
+    assert entry.reason == "override: the holdout is too small"
+    assert versions.champion(catalog).version == FIRST
+    assert versions.get(catalog, FIRST).state == VersionState.PROMOTED
+
+
+def test_only_what_was_refused_is_promoted_against_the_verdict(catalog, crown, add_version):
+    """Not the champion, not a former one, not what nobody has judged."""
+    crown(FIRST)
+    crown(SECOND)
+    add_version(THIRD)
+
+    for version in (FIRST, SECOND, THIRD):
+        with pytest.raises(Conflict, match="only what the gate refused"):
+            versions.override(catalog, version, reason="x", actor="a")
+    with pytest.raises(NotFound, match="no model"):
+        versions.override(catalog, "g9999-000000", reason="x", actor="a")
+    assert versions.champion(catalog).version == SECOND
+    assert len(versions.history(catalog)) == 2
+
+
 def test_without_a_champion_there_is_nothing_to_roll_back(catalog):
     """Nothing was promoted yet."""
     with pytest.raises(Conflict, match="nothing to roll back"):

@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from understudy import registry
-from understudy.catalog import Catalog
+from understudy.catalog import Catalog, versions
 from understudy.cli import commands, deployments
 from understudy.client import Client
 from understudy.errors import UnderstudyError
-from understudy.records import DeploymentState
+from understudy.records import DeploymentState, VersionState
 from understudy.store import Store
 from understudy.testing import tiny_artifact
 
@@ -76,6 +76,16 @@ def test_wrong_words_are_named(words: list[str], said: str):
     result = CliRunner().invoke(commands.app, words, env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_a_refused_model_is_promoted_with_a_reason(
+    run: Callable[..., Result], challenger: str, opened: tuple[Catalog, Store]
+):
+    """One line when it serves."""
+    with opened[0].write() as session:
+        versions.judge(session, challenger, VersionState.REFUSED)
+    done = run("promote", challenger, "--reason", "seen on the traffic")
+    assert done.stdout == f"{challenger} serves, against the gate's verdict\n"
 
 
 def test_a_rollback_waits_until_the_former_champion_serves(run: Callable[..., Result], serving: Callable[..., str]):
