@@ -108,6 +108,8 @@ def freeze(model: nn.Module, num_blocks: int) -> None:
 def train_mode(model: nn.Module) -> None:
     """Noise and BatchNorm as in training, but for what is frozen: that answers as it will when serving."""
     model.train()
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return
     for module in model.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
