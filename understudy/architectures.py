@@ -6,6 +6,7 @@ compound coefficient; with ``,small`` either keeps the resolution of 32 px image
 Any other name is timm's.
 """
 
+import math
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ ALPHA_DEPTH, BETA_WIDTH, GAMMA_SIZE = 1.2, 1.1, 1.15
 BASE_SIZE = 224
 #: Smaller than a third of B0 there is nothing to train; 10 has more parameters than the paper's L0.
 MIN_PHI, MAX_PHI = -5.0, 10.0
+#: Blocks of the first three stages of B0 (Tan & Le 2019, table 1), which depth multiplies, rounded up.
+SHALLOW_REPEATS = (1, 2, 2)
 #: FixRes looks at images this much larger than in training where the paper names no size. The FixRes authors went
 #: from 224 to 320 px for B0 and from 600 to 632 for B7 (their README_FixEfficientNet.md), the paper 1.6 to 1.7 times.
 FIXRES_RATIO = 4 / 3
@@ -51,14 +54,20 @@ class ScaledEfficientNet:
     small: bool = False  #: strides of stages 2 and 3 are 1, for images of 32 px (official code, SVHN)
 
     @property
+    def num_shallow_blocks(self) -> int:
+        """Blocks of the first three of seven stages: a third of all (5 of B0's 16, 28 of L2's 88)."""
+        return sum(math.ceil(self.depth * repeats) for repeats in SHALLOW_REPEATS)
+
+    @property
     def fixres_size(self) -> int:
         """Pixels of a last stage at a higher resolution."""
         return self.test_size or enlarged(self.size)
 
 
 def enlarged(size: int) -> int:
-    """A size for FixRes: a third larger, a multiple of 8."""
-    return 8 * round(size * FIXRES_RATIO / 8)
+    """A size for FixRes: a third larger, a multiple of 8; of 2 below 64 px, where 8 would be far from a third."""
+    step = 8 if size >= 64 else 2
+    return step * round(size * FIXRES_RATIO / step)
 
 
 def _size(

@@ -388,9 +388,9 @@ def finetune(turn: Turn) -> Recipe:
 
 #: The paper's length (section 3.1), and the fewest steps, for small sets.
 FIXRES_EPOCHS, MIN_FIXRES_STEPS = 1.5, 100
-#: More than any EfficientNet has (L2: 88): every block. The paper froze "shallow layers" and does not say how many;
-#: the FixRes authors trained the classifier alone, this trains the last convolution too.
-ALL_BLOCKS = 1000
+#: Of an EfficientNet that is not of the paper's family; of those it is a third. The paper froze "shallow layers" and
+#: does not say how many. On digits, two of five at 3e-3 were right on 80 % of the holdout, all five on 63 %.
+SHALLOW_BLOCKS = 2
 
 
 def fixres(turn: Turn) -> Recipe:
@@ -409,7 +409,7 @@ def fixres(turn: Turn) -> Recipe:
         name="fixres",
         students=(student,),
         start="teacher",
-        frozen_blocks=ALL_BLOCKS,
+        frozen_blocks=net.num_shallow_blocks if net else SHALLOW_BLOCKS,
         dropout=_dropout(net),
         drop_path_rate=0.0,
         size=net.fixres_size if net and net.size == before.size else architectures.enlarged(before.size),
@@ -420,7 +420,7 @@ def fixres(turn: Turn) -> Recipe:
         teacher_steps=steps,
         student_steps=steps,
         labeled_batch=batch,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         warmup_steps=5,
         ema_decay=0.9,
         pseudo_labels="none",

@@ -51,11 +51,13 @@ def test_fixres_is_a_last_stage_on_labeled_images_alone(make_taught_world):
         "pseudo_labels": "none", "start": "teacher", "num_pseudo": 0, "num_label_sets": 0, "selection": None
     }  # fmt: skip
     assert (card.teacher, card.student) == (champion.version, champion.student)
-    assert (champion.preprocessing.size, card.preprocessing.size) == (16, 24)
+    assert (champion.preprocessing.size, card.preprocessing.size) == (16, 22)
     assert card.preprocessing.mean == champion.preprocessing.mean
     before, after = (load(world.store.get(c.weights_key)) for c in (champion, card))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"conv_head", "bn2", "classifier"}
+    assert {"blocks", "conv_head", "bn2", "classifier"} == changed
+    frozen = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.0.")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(frozen))
     with pytest.raises(RecipeRefused, match="last stage"):
         planned(world)
 

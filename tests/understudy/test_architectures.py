@@ -43,6 +43,12 @@ def test_small_models_are_trained_longer_and_with_less_noise():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("size", "larger"), [(16, 22), (32, 42), (64, 88), (96, 128), (600, 800)])
+def test_fixres_is_about_a_third_larger(size, larger):
+    """Also where pictures are small."""
+    assert architectures.enlarged(size) == larger
+
+
 def test_fixres_has_the_papers_resolution_or_a_third_more():
     """475 → 800 px for L2 (section 3.1)."""
     assert [SIZES[name].fixres_size for name in ("b0", "l0", "l2")] == [296, 600, 800]

@@ -157,7 +157,8 @@ def test_fixres_goes_on_from_the_champion_at_a_higher_resolution():
     assert recipe.preprocessing == AT_224.model_copy(update={"size": 296})
     assert (recipe.start, recipe.pseudo_labels) == ("teacher", "none")
     assert (recipe.augment_ops, recipe.flip, recipe.erasing_probability, recipe.min_crop_area) == (0, False, 0.0, 1.0)
-    assert recipe.frozen_blocks is not None
+    assert (recipe.frozen_blocks, fixres("efficientnet_b0").frozen_blocks) == (2, 5)
+    assert fixres("efficientnet@l2").frozen_blocks == 28
 
 
 def test_fixres_has_the_papers_resolution_where_there_is_one():
