@@ -91,6 +91,8 @@ def finished_card(
         "label_sets": generation_key(plan.generation, "labels.json"),
         "num_pseudo": training.num_pseudo,
         "selection": None,
+        "pseudo_labels": plan.recipe.pseudo_labels if sets.teacher else "none",
+        "start": plan.recipe.start,
         "weights": plan.weights,
         "seed": plan.seed,
     }

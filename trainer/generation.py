@@ -39,7 +39,7 @@ from trainer.checkpoints import Checkpoints
 from trainer.diary import Diary
 from trainer.evaluate import Measured
 from trainer.noise import Noise
-from trainer.plan import Plan, fresh_student, make_plan
+from trainer.plan import Plan, begin, fresh_student, make_plan
 from trainer.progress import Progress
 from trainer.selection import Former, LabelSets, Selection
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
@@ -51,7 +51,7 @@ from understudy.errors import ArtifactRefused, Conflict, Diverged, Refused
 from understudy.images import Pixels
 from understudy.pseudo_labels import Looking
 from understudy.records import GateReport, Generation, Look, ModelCard, Record, Variant
-from understudy.store import Store, generation_key, weights_key
+from understudy.store import Store, generation_key
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,12 @@ def run(place: Workplace, claim: Claim, progress: Progress, generation: Generati
     # 1. Freeze what was asked for, and what there is to learn from
     plan = work.step("plan.json", Plan, partial(make_plan, place.catalog, place.store, generation))
 
-    # 2. Wait until the teacher has labeled every shard; freeze the list
+    # 2. Wait until the teacher has labeled every shard, if its labels are wanted; freeze the list
     sets = work.step("labels.json", LabelSets, partial(wait_for_labels, work, plan))
 
     # 3. Select pseudo-labels; nothing is learned from a teacher that has collapsed
     selected = None
-    if plan.teacher is not None:
+    if sets.teacher is not None:
         selected = work.step("selection.json", Selection, partial(select, work, plan, sets))
         selection.refuse_collapse(selected, plan.recipe)
 
@@ -181,7 +181,7 @@ def wait_for_labels(work: _Work, plan: Plan) -> LabelSets:
     Raises Conflict if the teacher is no longer the champion and shards are left that nobody will label.
     """
     teacher, catalog = plan.teacher, work.place.catalog
-    if teacher is None:
+    if teacher is None or plan.recipe.pseudo_labels == "none":
         return LabelSets(teacher=None)
     while True:
         at = shards.label_progress(catalog, teacher, up_to=plan.last_shard)
@@ -297,7 +297,7 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None, prefix: s
         is_stopping=lambda: work.progress.is_stopping,
         observer=diary,
     )
-    student, state = run.train(_beginning(store, plan))
+    student, state = run.train(_beginning(work.place, plan))
     if diary is not None:
         diary.write(state)
     weights = work.keep(f"{prefix}weights.safetensors", partial(export.weights_to_safetensors, student))
@@ -337,13 +337,11 @@ def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_
     return Diary(place.store, work.number, num_steps, batch_images, validator, place.spool, work.claim.check)
 
 
-def _beginning(store: Store, plan: Plan) -> nn.Module:
+def _beginning(place: Workplace, plan: Plan) -> nn.Module:
     """The student before its first step: the same for the same plan."""
     with train.seeded(plan.seed):
         student = fresh_student(plan.student, len(plan.classes), plan.recipe)
-    if plan.weights is not None:
-        fresh = model.start_from(student, store.get(weights_key(plan.weights)))
-        log.info("generation %d starts from weights %s; left fresh: %s", plan.generation, plan.weights, fresh)
+    begin(student, plan, place.store, versions.get(place.catalog, plan.teacher).card if plan.teacher else None)
     return student
 
 

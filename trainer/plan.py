@@ -3,15 +3,20 @@
 Whatever is added later (labeled images, another champion), a generation is what its plan says.
 """
 
+import hashlib
+import logging
+
 from torch import nn
 
-from trainer import model
-from understudy import recipes
-from understudy.catalog import Catalog, generations, shards, versions
+from trainer import model, weights
+from understudy import turns
+from understudy.catalog import Catalog, shards, versions
 from understudy.errors import RecipeRefused
-from understudy.recipes import Recipe, Turn
-from understudy.records import Generation, Record, Sha256
+from understudy.recipes import Recipe
+from understudy.records import Generation, ModelCard, Record, Sha256
 from understudy.store import Store, weights_key
+
+log = logging.getLogger(__name__)
 
 
 class Plan(Record):
@@ -24,7 +29,7 @@ class Plan(Record):
     classes: tuple[str, ...]  #: of the student
     teacher: str | None  #: None: a first teacher, on labeled data alone
     seed: int
-    weights: Sha256 | None  #: of an uploaded file to start from; None: from scratch, as in the paper
+    weights: Sha256 | None  #: of an uploaded file to start from; None: from scratch as in the paper, or its teacher's
     labeled_counts: dict[str, int]
     labeled: tuple[str, ...]  #: keys of the labeled set's shards
     holdout: tuple[str, ...]  #: keys of the holdout's shards: only evaluation reads them
@@ -35,18 +40,18 @@ def make_plan(catalog: Catalog, store: Store, generation: Generation) -> Plan:
     """Resolve a request against the catalog. Raises RecipeRefused."""
     request = generation.request
     counts = shards.class_counts(catalog, "labeled")
-    recipe = _recipe(catalog, generation, sum(counts.values()))
-    student = request.student or recipe.student(generation.number)
     teacher = versions.get(catalog, generation.teacher).card if generation.teacher else None
+    recipe = turns.resolve(catalog, request, generation.number, teacher)
+    student = request.student or recipe.student(generation.number)
     classes = tuple(sorted({*counts, *(teacher.classes if teacher else ())}))
     fresh = fresh_student(student, len(classes), recipe)
     model.refuse_misfit(fresh, student, recipe.size)
     num_parameters = model.num_parameters(fresh)
-    if teacher and not recipe.allow_smaller:
-        model.refuse_smaller(student, num_parameters, teacher.student, teacher.num_parameters)
-    if request.weights and not store.exists(weights_key(request.weights)):
-        raise RecipeRefused(f"there are no uploaded weights {request.weights}; upload them first")
-    return Plan(
+    if teacher:
+        model.refuse_smaller(
+            student, num_parameters, teacher.student, teacher.num_parameters, is_allowed=recipe.allow_smaller
+        )
+    plan = Plan(
         generation=generation.number,
         recipe=recipe,
         student=student,
@@ -54,24 +59,55 @@ def make_plan(catalog: Catalog, store: Store, generation: Generation) -> Plan:
         classes=classes,
         teacher=generation.teacher,
         seed=request.seed,
-        weights=request.weights,
+        weights=turns.weights(store, request, recipe, teacher),
         labeled_counts=counts,
         labeled=tuple(shard.key for shard in shards.of_split(catalog, "labeled")),
         holdout=tuple(shard.key for shard in shards.of_split(catalog, "holdout")),
         last_shard=shards.newest(catalog),
     )
+    begin(fresh, plan, store, teacher)  # what does not fit is refused now, not after hours of labeling
+    return plan
 
 
-def _recipe(catalog: Catalog, generation: Generation, num_labeled: int) -> Recipe:
-    """The recipe asked for; else that of the generation before; else the default."""
-    request = generation.request
-    turn = Turn(generation.number, request.student, num_labeled)
-    before = generations.previous(catalog, generation.number)
-    if request.recipe is None and before is not None and before.version is not None:
-        return recipes.again(versions.get(catalog, before.version).card.recipe, request.overrides, turn)
-    return recipes.recipe(request.recipe or recipes.DEFAULT, request.overrides, turn)
+def begin(student: nn.Module, plan: Plan, store: Store, teacher: ModelCard | None) -> None:
+    """Give a fresh student the weights that its plan names, and freeze what its recipe freezes, in place.
+
+    Raises RecipeRefused where they do not fit, or are damaged.
+    """
+    if plan.recipe.start == "teacher":
+        assert teacher is not None, "a plan that grows from a teacher has one"
+        fresh = weights.grow(
+            student,
+            _weights_of(store, teacher),
+            classes=plan.classes,
+            teacher_classes=teacher.classes,
+            teacher=f"{teacher.version} ({teacher.student})",
+        )
+        log.info("generation %d grows from %s; fresh classes: %s", plan.generation, teacher.version, fresh)
+    elif plan.weights is not None:
+        fresh = weights.start_from(student, store.get(weights_key(plan.weights)))
+        log.info("generation %d starts from weights %s; left fresh: %s", plan.generation, plan.weights, fresh)
+    if plan.recipe.frozen_blocks is not None:
+        model.freeze(student, plan.recipe.frozen_blocks)
+
+
+def _weights_of(store: Store, teacher: ModelCard) -> bytes:
+    found = store.get(teacher.weights_key)
+    promised = teacher.training.get("weights_sha256", "")
+    if promised and hashlib.sha256(found).hexdigest() != promised:
+        raise RecipeRefused(
+            f"the weights of teacher {teacher.version} are not those that its card names ({teacher.weights_key} is "
+            f"damaged); set start to scratch, or roll back to another champion"
+        )
+    return found
 
 
 def fresh_student(student: str, num_classes: int, recipe: Recipe) -> nn.Module:
     """A student with the recipe's model noise and fresh weights."""
-    return model.build(student, num_classes, dropout=recipe.dropout, drop_path_rate=recipe.drop_path_rate)
+    return model.build(
+        student,
+        num_classes,
+        dropout=recipe.dropout,
+        drop_path_rate=recipe.drop_path_rate,
+        batch_norm_momentum=recipe.batch_norm_momentum,
+    )

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from trainer.checkpoints import Checkpoints, RunState
 from trainer.data import Batch, Batches
+from trainer.model import train_mode
 from trainer.progress import Stopped
 from understudy.errors import Diverged
 from understudy.images import Pixels
@@ -108,7 +109,7 @@ class Learner:
         self.model = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = averaged(self.model, recipe.ema_decay)
         self._normalise = Normalise(recipe.preprocessing).to(device)
-        self._named = list(self.model.named_parameters())
+        self._named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]  # others are frozen
         self._optimizer = torch.optim.AdamW(self._groups(recipe.weight_decay), lr=recipe.learning_rate)
 
     def _groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -124,7 +125,7 @@ class Learner:
         rate = factor * learning_rate(self._recipe, step, self._num_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        train_mode(self.model)
         found = losses(
             self._logits(batch.pixels), self._to_device(batch.targets), batch.num_labeled, self._recipe.pseudo_weight
         )

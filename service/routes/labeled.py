@@ -16,7 +16,7 @@ from service.problems import RESPONSES, may_be
 from service.routes.ingest import UPLOAD_BODIES
 from service.schemas import Weights
 from service.state import Service
-from understudy import store
+from understudy import store, turns
 from understudy.catalog import jobs
 from understudy.errors import RecipeRefused, UploadRefused
 from understudy.records import GenerationRequest, Job, JobKind
@@ -64,6 +64,8 @@ async def labeled(
     set is. The first labeled set opens generation 0, which trains the first teacher.
     """
     asked = _asked(student=student, recipe=recipe, overrides=_fields(overrides), weights=weights, seed=seed)
+    if asked != GenerationRequest():
+        await run_in_threadpool(turns.check, service.catalog, service.store, asked)
     params = {"holdout_fraction": holdout_fraction, "request": asked.model_dump(mode="json")}
     job = await uploads.receive(
         request, service, JobKind.LABELED, params=params, split="labeled", key=key_of(actor, "labeled", key)

@@ -10,7 +10,7 @@ from service.clients import Actor
 from service.problems import RESPONSES, may_be
 from service.schemas import Moment, Page
 from service.state import Service, State
-from understudy import registry
+from understudy import registry, turns
 from understudy.catalog import generations, versions
 from understudy.errors import NotFound
 from understudy.records import (
@@ -111,8 +111,13 @@ def model(service: Service, version: Annotated[str, Path(pattern=NAME_PATTERN)])
     responses=RESPONSES | may_be(409) | examples.of(202, examples.GENERATION, "It is open."),
 )
 def open_generation(service: Service, response: Response, request: GenerationRequest | None = None) -> Generation:
-    """Open the next generation: label what is not labeled yet, select, train a student, let the gate judge it."""
-    generation = generations.open_generation(service.catalog, request or GenerationRequest())
+    """Open the next generation: label what is not labeled yet, select, train a student, let the gate judge it.
+
+    A recipe, a student or fields that do not exist, or contradict each other, are refused here.
+    """
+    asked = request or GenerationRequest()
+    turns.check(service.catalog, service.store, asked)
+    generation = generations.open_generation(service.catalog, asked)
     response.headers["Location"] = f"/generations/{generation.number}"
     return generation
 

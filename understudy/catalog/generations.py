@@ -101,6 +101,13 @@ def previous(catalog: Catalog, number: int) -> Generation | None:
         return None if row is None else _record(session, row)
 
 
+def upcoming(catalog: Catalog) -> int:
+    """The number of the next generation that is opened."""
+    with catalog.read() as session:
+        last = session.scalar(select(func.max(GenerationRow.number)))
+        return 0 if last is None else last + 1
+
+
 def claimable(catalog: Catalog) -> str | None:
     """The job id of a generation that waits for a trainer, or whose trainer has died."""
     statement = (

@@ -17,10 +17,10 @@ from rich.text import Text
 
 import understudy
 from understudy import bench, demonstration, local
-from understudy.cli import buckets, deployments, exports, gate, ingest, keys, labels, receipts, sources, watch
+from understudy.cli import buckets, deployments, exports, gate, ingest, keys, labels, receipts, recipes, sources, watch
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli.options import AsJson, Key, Replaced, Url, replaced_fields
 from understudy.cli.watch import follow_generation
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
@@ -35,7 +35,7 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
-for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels, watch, gate):
+for subject in (buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate):
     app.add_typer(subject.app)
 console = Console()
 errors = Console(stderr=True)
@@ -109,7 +109,8 @@ def init(
     student: Annotated[
         str | None, typer.Option(help="Architecture of the first teacher, e.g. efficientnet_b0.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="How to train it.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="How to train it; see `understudy recipes`.")] = None,
+    replaced: Replaced = None,
     weights: Annotated[Path | None, typer.Option(exists=True, help="Pretrained weights, a safetensors file.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the first teacher serves.")] = True,
     url: Url = DEFAULT_URL,
@@ -118,7 +119,7 @@ def init(
     """Send the labeled images: freezes the holdout and trains the first teacher (generation 0)."""
     with Client(url, key=key) as client:
         sent = client.weights(weights) if weights is not None else None
-        asked = GenerationRequest(student=student, recipe=recipe, weights=sent)
+        asked = GenerationRequest(student=student, recipe=recipe, overrides=replaced_fields(replaced), weights=sent)
         job = client.labeled(labeled, holdout, holdout_fraction=holdout_fraction, request=asked)
         job = _follow_job(client, job, "reading the labeled images")
         result = job.result or {}
@@ -149,7 +150,11 @@ def classify(
 @app.command()
 def generate(
     student: Annotated[str | None, typer.Option(help="Architecture; default: the recipe's own.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="How to train; default: as the generation before.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="How to train; default: as the generation before; see `understudy recipes`.")
+    ] = None,
+    replaced: Replaced = None,
+    weights: Annotated[Path | None, typer.Option(exists=True, help="Pretrained weights, a safetensors file.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another student.")] = 0,
     wait: Annotated[bool, typer.Option(help="Wait for the gate's verdict.")] = True,
     url: Url = DEFAULT_URL,
@@ -157,7 +162,10 @@ def generate(
 ) -> None:
     """Open the next generation: select pseudo-labels, train a student, let the gate judge it."""
     with Client(url, key=key) as client:
-        generation = client.generate(GenerationRequest(student=student, recipe=recipe, seed=seed))
+        asked = GenerationRequest(student=student, recipe=recipe, overrides=replaced_fields(replaced), seed=seed)
+        if weights is not None:
+            asked = asked.model_copy(update={"weights": client.weights(weights)})
+        generation = client.generate(asked)
         if not wait:
             console.print(f"generation {generation.number}")
             return

@@ -1,7 +1,9 @@
 """``POST /ingest`` over real HTTP: what arrives, what breaks off, what is refused."""
 
+import json
 import socket
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +18,20 @@ from understudy.store import Store
 from understudy.testing import picture
 
 Opened = tuple[Catalog, Store]
+
+#: Requests that contradict themselves, or ask for what is not there.
+UNTENABLE: list[dict[str, Any]] = [
+    {"recipe": "gigantic"},
+    {"recipe": "fixres"},
+    {"recipe": "finetune"},
+    {"recipe": "paper", "student": "resnet50"},
+    {"overrides": {"teacher_stepz": 1}},
+    {"overrides": {"threshold": "high"}},
+    {"overrides": {"pseudo_labels": "hard"}},
+    {"overrides": {"start": "teacher"}},
+    {"student": "efficientnet@width=wide"},
+    {"weights": "0" * 64},
+]
 
 
 @pytest.fixture
@@ -115,6 +131,19 @@ def test_recipe_fields_come_as_json_and_anything_else_is_refused(http: httpx.Cli
     job = http.post("/labeled", params={"overrides": '{"size": 24}', "recipe": "tiny"}, content=b"PK").json()
     assert job["params"]["request"]["overrides"] == {"size": 24}
     assert http.post("/labeled", params={"overrides": "size=24"}, content=b"PK").status_code == 422
+
+
+@pytest.mark.parametrize("request_", UNTENABLE, ids=str)
+def test_what_no_trainer_could_do_is_refused_with_the_request(
+    http: httpx.Client, opened: Opened, request_: dict[str, Any]
+):
+    """422 at once, for the labeled set and for a generation, and no job that fails later."""
+    query = request_ | {"overrides": json.dumps(request_.get("overrides", {}))}
+    for answer in (http.post("/generations", json=request_), http.post("/labeled", params=query, content=b"PK")):
+        assert (answer.status_code, answer.json()["code"]) == (422, "recipe_refused"), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert http.get("/jobs").json()["items"] == []
+    assert opened[1].list("uploads") == []
 
 
 def test_a_generation_without_a_labeled_set_says_what_is_missing(http: httpx.Client):
