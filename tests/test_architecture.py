@@ -40,6 +40,7 @@ DOORS = {
     "torch": ("trainer/",),
     "timm": ("trainer/",),
     "torchvision": ("trainer/",),
+    "matplotlib": ("trainer/plots.py",),
     "pyarrow": ("understudy/labels.py",),
     "duckdb": ("understudy/labels.py",),
     "fastapi": ("service/",),

@@ -6,7 +6,7 @@ from trainer import export
 from trainer.checkpoints import Metrics
 from trainer.plan import Plan
 from trainer.selection import LabelSets, Selection
-from understudy.records import Evaluation, Interval, ModelCard, Probe, Record, Sha256, Variant
+from understudy.records import Evaluation, Interval, ModelCard, Probe, Record, Robustness, Sha256, Variant
 from understudy.store import generation_key, model_key
 
 
@@ -80,6 +80,7 @@ def finished_card(
     exported: Export,
     evaluation: Evaluation,
     variants: tuple[Variant, ...],
+    robustness: Robustness | None = None,
 ) -> ModelCard:
     """The card that is published: with lineage, training and evaluation."""
     lineage: dict[str, Any] = {
@@ -106,5 +107,6 @@ def finished_card(
             | {"loss": training.history[-1].loss if training.history else None},
             "evaluation": evaluation,
             "variants": variants,
+            "robustness": robustness.summary if robustness is not None else None,
         }
     )

@@ -17,13 +17,15 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from trainer import data, evaluate, export, gate, model, selection, train, variants
+from trainer import data, evaluate, export, gate, model, plots, selection, train, variants
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
 from trainer.evaluate import Measured
 from trainer.noise import Noise
 from trainer.plan import Plan, fresh_student, make_plan
 from trainer.progress import Progress
+from trainer.robustness import measures
+from trainer.robustness.sample import sample
 from trainer.selection import LabelSets, Selection
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
 from understudy import engine, images, registry
@@ -32,7 +34,7 @@ from understudy.catalog.claims import Claim
 from understudy.engine import Engine
 from understudy.errors import ArtifactRefused, Conflict
 from understudy.images import Pixels
-from understudy.records import GateReport, Generation, ModelCard, Record, Variant
+from understudy.records import GateReport, Generation, ModelCard, Record, Robustness, Variant
 from understudy.store import Store, generation_key, weights_key
 
 log = logging.getLogger(__name__)
@@ -319,10 +321,16 @@ def conclude(
         opponent = None
         if champion is not None:
             opponent = _measured(work, champion, holdout, partial(_champion, work, champion))
+        robustness = _robustness(work, plan, exported.version, partial(_challenger, work, plan, exported))
+        if champion is not None:
+            _robustness(work, plan, champion, partial(_champion, work, champion))
         name = f"gate-{champion or 'nobody'}-{_digest(holdout)}.json"
         report = work.step(name, GateReport, partial(_judged, work, challenger, opponent))
         judged = _judged_variants(work, plan, exported, made, challenger)
-        card = finished_card(plan, sets, selected, training, exported, challenger.evaluation, judged.variants)
+        card = finished_card(
+            plan, sets, selected, training, exported, challenger.evaluation, judged.variants, robustness
+        )
+        draw(work, challenger, robustness)
         publish(work, card)
         try:
             generations.conclude(work.place.catalog, work.claim, work.number, card.version, report)
@@ -348,6 +356,46 @@ def _measured(work: _Work, version: str, holdout: tuple[str, ...], load: Callabl
         Measured,
         lambda: evaluate.measure(work.place.store, load(), holdout, show),
     )
+
+
+def _robustness(work: _Work, plan: Plan, version: str, load: Callable[[], Engine]) -> Robustness | None:
+    """A version's error under corruption, on the same sample for all: from its file, or measured. None: not asked for."""
+    if not plan.recipe.robustness_images:
+        return None
+
+    def show(done: int, total: int) -> None:
+        work.progress.show("evaluate under corruption", done, total)
+        work.progress.check()
+
+    def make() -> Robustness:
+        return measures.measure(load(), sample(work.place.store, plan.holdout, plan.recipe.robustness_images), show)
+
+    return work.step(f"robustness-{version}-{_digest(plan.holdout)}.json", Robustness, make)
+
+
+def draw(work: _Work, challenger: Measured, robustness: Robustness | None) -> None:
+    """Put what was measured of the challenger into the generation's folder as pictures. A fault here ends nothing."""
+    version = challenger.evaluation.version
+    matrix = challenger.confusion_matrix()
+    classes = (challenger.classes, challenger.model_classes)
+    pictures: dict[str, Callable[[], bytes]] = {
+        f"reliability-{version}.png": lambda: plots.reliability_diagram(challenger.evaluation),
+        f"confusion-{version}.png": lambda: plots.confusion_plot(matrix, *classes, version),
+    }
+    if robustness is not None:
+        pictures[f"robustness-{version}.png"] = lambda: plots.robustness_heat_map(robustness)
+    for name, make in pictures.items():
+        if not work.place.store.exists(generation_key(work.number, name)):
+            _draw(work, name, make)
+
+
+def _draw(work: _Work, name: str, make: Callable[[], bytes]) -> None:
+    try:
+        picture = make()
+    except Exception:  # names of classes are the users', fonts the machine's
+        log.warning("generation %d has no picture %s", work.number, name, exc_info=True)
+    else:
+        work.keep(name, lambda: picture)
 
 
 def _judged_variants(

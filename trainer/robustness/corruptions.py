@@ -13,6 +13,7 @@ the side; images are float32 (s, s, 3), 0 to 1; ``scale`` is pixels here to one 
 import hashlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,8 @@ from scipy import ndimage, signal
 
 from understudy.images import Pixels, recompressed
 
-Image = npt.NDArray[np.float32]  # (s, s, 3)
-Layer = npt.NDArray[np.float32]  # (s, s)
+Image = npt.NDArray[Any]  # (s, s, 3) float32: scipy says nothing of what it gives
+Layer = npt.NDArray[Any]  # (s, s) float32
 Random = np.random.Generator
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -51,12 +52,13 @@ def generator(seed: str) -> Random:
 
 def to_pixels(image: Image) -> Pixels:
     """(s, s, 3) float, clipped to 0 to 1 → uint8, rounded."""
-    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels: Pixels = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return pixels
 
 
 def scale_of(image: Image) -> float:
     """Pixels of this image to one of the benchmark's."""
-    return image.shape[0] / SIDE
+    return float(image.shape[0] / SIDE)
 
 
 # -- noise --------------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def brightness(image: Image, severity: int, random: Random) -> Image:
 def contrast(image: Image, severity: int, random: Random) -> Image:
     keep = (0.4, 0.3, 0.2, 0.1, 0.05)[severity - 1]
     mean = image.mean(axis=(0, 1), keepdims=True)
-    return (image - mean) * np.float32(keep) + mean
+    return np.asarray((image - mean) * np.float32(keep) + mean)
 
 
 def elastic(image: Image, severity: int, random: Random) -> Image:
@@ -161,7 +163,7 @@ def pixelate(image: Image, severity: int, random: Random) -> Image:
     num_blocks = max(1, int(side * (0.6, 0.5, 0.4, 0.3, 0.25)[severity - 1]))
     blocks = _reduced(image, num_blocks)
     nearest = (2 * np.arange(side) + 1) * num_blocks // (2 * side)
-    return blocks[nearest][:, nearest]
+    return np.asarray(blocks[nearest][:, nearest])
 
 
 def jpeg(image: Image, severity: int, random: Random) -> Image:
@@ -221,7 +223,7 @@ def streak(radius: float, sigma: float, degrees: float) -> npt.NDArray[np.float6
         for right in (0, 1):
             share = (1 - np.abs(row - top - down)) * (1 - np.abs(column - left - right))
             np.add.at(kernel, (top + down, left + right), weight * share)
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum())
 
 
 def zoomed(image: Image, factor: float) -> Image:
@@ -245,7 +247,7 @@ def brightened(image: Image, by: float) -> Image:
     """More of HSV's value, at the same hue and saturation; black becomes grey."""
     value = image.max(axis=2, keepdims=True)
     wanted = np.clip(value + np.float32(by), 0.0, 1.0)
-    return np.where(value > 0, image * (wanted / np.maximum(value, 1e-6)), wanted)
+    return np.asarray(np.where(value > 0, image * (wanted / np.maximum(value, 1e-6)), wanted))
 
 
 def snowflakes(mean: float, deviation: float, flake: float, threshold: float, random: Random) -> Layer:
@@ -264,7 +266,7 @@ def snowed(image: Image, falling: Layer, keep: float) -> Image:
     """An image, paler, with what falls in front of it, and the same turned round."""
     pale = np.maximum(image, (image @ _GREY)[..., None] * 1.5 + 0.5)
     layer = _sized(falling, image.shape[0])
-    return keep * image + (1 - keep) * pale + (layer + layer[::-1, ::-1])[..., None]
+    return np.asarray(keep * image + (1 - keep) * pale + (layer + layer[::-1, ::-1])[..., None])
 
 
 def clouds(side: int, decay: float, random: Random) -> Layer:
@@ -281,7 +283,7 @@ def ice(side: int, random: Random) -> Layer:
     """Crystals: the ridges between clouds, on a hoary ground; (s, s), 0 to 1."""
     ridges = 1 - np.abs(2 * clouds(side, 1.6, random) - 1)
     needles = 1 - np.abs(2 * clouds(side, 1.3, random) - 1)
-    return (0.2 + 0.5 * ridges**2 + 0.3 * needles**4).astype(np.float32)
+    return np.asarray((0.2 + 0.5 * ridges**2 + 0.3 * needles**4).astype(np.float32))
 
 
 def _blurred(image: Image, sigma: float) -> Image:
@@ -300,7 +302,7 @@ def _reduced(values: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float
     starts = np.arange(values.shape[0])
     overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
     share = (np.clip(overlap, 0, None) * side / values.shape[0]).astype(np.float32)  # (side, n), rows sum to 1
-    return np.einsum("ai,bj,ij...->ab...", share, share, values, optimize=True)
+    return np.asarray(np.einsum("ai,bj,ij...->ab...", share, share, values, optimize=True))
 
 
 def _stretched(grid: npt.NDArray[np.floating], side: int) -> npt.NDArray[np.float64]:
