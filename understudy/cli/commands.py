@@ -17,7 +17,7 @@ from rich.text import Text
 
 import understudy
 from understudy import bench, demonstration, local
-from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, sources
+from understudy.cli import buckets, deployments, exports, ingest, keys, labels, receipts, robustness, sources
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
 from understudy.cli.options import AsJson, Key, Url
@@ -34,7 +34,7 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
-for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels):
+for subject in (buckets, exports, ingest, keys, deployments, receipts, sources, labels, robustness):
     app.add_typer(subject.app)
 console = Console()
 errors = Console(stderr=True)
