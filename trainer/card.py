@@ -6,7 +6,19 @@ from trainer import export
 from trainer.calibration import Calibration
 from trainer.plan import Plan
 from trainer.selection import LabelSets, Selection
-from understudy.records import Evaluation, Interval, Metrics, ModelCard, Probe, Record, Sha256, Validation, Variant
+from understudy.records import (
+    Evaluation,
+    GateReport,
+    Interval,
+    Metrics,
+    ModelCard,
+    Probe,
+    Record,
+    Robustness,
+    Sha256,
+    Validation,
+    Variant,
+)
 from understudy.store import generation_key, model_key
 
 
@@ -80,8 +92,9 @@ def finished_card(
     selected: Selection | None,
     training: Training,
     exported: Export,
-    evaluation: Evaluation,
+    report: GateReport,
     variants: tuple[Variant, ...],
+    robustness: Robustness | None,
 ) -> ModelCard:
     """The card that is published: with lineage, training and evaluation."""
     lineage: dict[str, Any] = {
@@ -112,7 +125,10 @@ def finished_card(
                 "loss": training.history[-1].loss if training.history else None,
                 "calibration": exported.calibration.model_dump(mode="json"),
             },
-            "evaluation": evaluation,
+            "evaluation": report.challenger,
+            "control": report.control,
+            "control_gain": report.control_gain,
             "variants": variants,
+            "robustness": robustness.summary if robustness is not None else None,
         }
     )

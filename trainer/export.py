@@ -28,6 +28,8 @@ NUM_PROBES = 4
 #: Largest difference of a probability between torch and ONNX Runtime on a CPU. They add in another
 #: order: 1e-8 to 1e-5 was seen; a wrong graph is off by 1e-2 and more.
 TOLERANCE = 1e-4
+#: Two probabilities nearer than this are a draw: ten times the rounding of one of about 1 in float32.
+DRAW = 1e-6
 #: What the card says of the software that made a model.
 PACKAGES = ("understudy", "torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "numpy")
 
@@ -111,15 +113,36 @@ def probe(model: Served, size: int) -> Probe:
 
 
 def check_parity(model: Served, engine: Engine, pixels: Pixels) -> float:
-    """The largest difference between torch and the engine on real images. Raises ArtifactRefused."""
-    worst = float(np.abs(predict(model, pixels) - engine.predict(pixels)).max())
+    """The largest difference between torch and the engine on real images, which both must call the same.
+
+    Raises ArtifactRefused with the code parity if a probability differs by more than ``TOLERANCE``, or an answer.
+    """
+    expected, got = predict(model, pixels), engine.predict(pixels)
+    worst = float(np.abs(expected - got).max())
     if worst > TOLERANCE:
         raise ArtifactRefused(
             f"the exported graph is off the model by {worst:.2g} on {len(pixels)} labeled images; at most "
             f"{TOLERANCE:.0e} is allowed",
             code="parity",
         )
+    num_others = num_other_answers(expected, got)
+    if num_others:
+        raise ArtifactRefused(
+            f"the exported graph calls {num_others} of {len(pixels)} labeled images otherwise than the model; none "
+            f"is allowed",
+            code="parity",
+        )
     return worst
+
+
+def num_other_answers(expected: Probabilities, got: Probabilities) -> int:
+    """Images whose most probable class differs: (N, C) each.
+
+    A draw may be decided by the last bit: where two classes are as near as rounding, either is the answer.
+    """
+    answers = got.argmax(axis=1)
+    given = expected[np.arange(len(expected)), answers]
+    return int((expected.max(axis=1) - given > DRAW).sum())
 
 
 def weights_to_safetensors(student: nn.Module) -> bytes:

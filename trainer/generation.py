@@ -27,6 +27,7 @@ from trainer import (
     gate,
     looks,
     model,
+    plots,
     selection,
     tracking,
     train,
@@ -41,6 +42,8 @@ from trainer.evaluate import Measured
 from trainer.noise import Noise
 from trainer.plan import Plan, begin, fresh_student, make_plan
 from trainer.progress import Progress
+from trainer.robustness import measures
+from trainer.robustness.sample import sample
 from trainer.selection import Former, LabelSets, Selection
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
 from understudy import engine, images, pseudo_labels, registry, thresholds
@@ -50,7 +53,7 @@ from understudy.engine import Engine
 from understudy.errors import ArtifactRefused, Conflict, Diverged, Refused
 from understudy.images import Pixels
 from understudy.pseudo_labels import Looking
-from understudy.records import GateReport, Generation, Look, ModelCard, Record, Variant
+from understudy.records import GateReport, Generation, Look, ModelCard, Record, Robustness, Variant
 from understudy.store import Store, generation_key
 
 log = logging.getLogger(__name__)
@@ -459,20 +462,19 @@ def conclude(
     for _ in range(MAX_COMPARISONS):
         newest = versions.champion(work.place.catalog)
         champion = newest.version if newest is not None else None
-        holdout = plan.holdout
-        challenger = _measured(work, exported.version, holdout, partial(_challenger, work, plan, exported))
-        opponent = None
+        ours = _judgeable(work, plan, exported.version, partial(_challenger, work, plan, exported))
+        theirs = None
         if champion is not None:
-            opponent = _measured(work, champion, holdout, partial(_champion, work, champion))
+            theirs = _judgeable(work, plan, champion, partial(_champion, work, champion))
         beside = _measured_control(work, plan, control)
-        name = f"gate-{champion or 'nobody'}-{_digest(holdout)}.json"
-        report = work.step(name, GateReport, partial(_judged, work, plan, challenger, opponent, beside))
-        judged = _judged_variants(work, plan, exported, made, challenger)
-        card = finished_card(plan, sets, selected, training, exported, challenger.evaluation, judged.variants)
-        card = card.model_copy(update={"control": report.control, "control_gain": report.control_gain})
+        name = f"gate-{champion or 'nobody'}-{_digest(plan.holdout)}.json"
+        report = work.step(name, GateReport, partial(_judged, work, plan, ours, theirs, beside))
+        judged = _judged_variants(work, plan, exported, made, ours.measured)
+        draw(work, ours)
+        card = finished_card(plan, sets, selected, training, exported, report, judged.variants, ours.robustness)
         publish(work, card)
         try:
-            generations.conclude(work.place.catalog, work.claim, work.number, card.version, report)
+            generations.conclude(work.place.catalog, work.claim, work.number, exported.version, report)
         except Conflict as conflict:
             log.info("generation %d: %s", work.number, conflict)
             continue
@@ -481,6 +483,18 @@ def conclude(
     raise Conflict(
         f"the champion changed {MAX_COMPARISONS} times while {exported.version} was judged; open another one"
     )
+
+
+@dataclass(frozen=True)
+class _Judgeable:
+    """What the gate sees of a version."""
+
+    measured: Measured
+    robustness: Robustness | None  #: None: the recipe does not ask for it
+
+
+def _judgeable(work: _Work, plan: Plan, version: str, load: Callable[[], Engine]) -> _Judgeable:
+    return _Judgeable(_measured(work, version, plan.holdout, load), _robustness(work, plan, version, load))
 
 
 def _measured(work: _Work, version: str, holdout: tuple[str, ...], load: Callable[[], Engine]) -> Measured:
@@ -495,6 +509,46 @@ def _measured(work: _Work, version: str, holdout: tuple[str, ...], load: Callabl
         Measured,
         lambda: evaluate.measure(work.place.store, load(), holdout, show),
     )
+
+
+def _robustness(work: _Work, plan: Plan, version: str, load: Callable[[], Engine]) -> Robustness | None:
+    """A version's error under corruption, on the same sample for all: from its file, or measured. None: not asked for."""
+    if not plan.recipe.robustness_images:
+        return None
+
+    def show(done: int, total: int) -> None:
+        work.progress.show("evaluate under corruption", done, total)
+        work.progress.check()
+
+    def make() -> Robustness:
+        return measures.measure(load(), sample(work.place.store, plan.holdout, plan.recipe.robustness_images), show)
+
+    return work.step(f"robustness-{version}-{_digest(plan.holdout)}.json", Robustness, make)
+
+
+def draw(work: _Work, challenger: _Judgeable) -> None:
+    """Put what was measured of the challenger into the generation's folder as pictures. A fault here ends nothing."""
+    measured, robustness = challenger.measured, challenger.robustness
+    version, matrix = measured.evaluation.version, measured.confusion_matrix()
+    classes = (measured.classes, measured.model_classes)
+    pictures: dict[str, Callable[[], bytes]] = {
+        "reliability.png": lambda: plots.reliability_diagram(measured.evaluation),
+        "confusion.png": lambda: plots.confusion_plot(matrix, *classes, version),
+    }
+    if robustness is not None:
+        pictures["robustness.png"] = lambda: plots.robustness_heat_map(robustness)
+    for name, make in pictures.items():
+        if not work.place.store.exists(generation_key(work.number, name)):
+            _draw(work, name, make)
+
+
+def _draw(work: _Work, name: str, make: Callable[[], bytes]) -> None:
+    try:
+        picture = make()
+    except Exception:  # names of classes are the users', fonts the machine's
+        log.warning("generation %d has no picture %s", work.number, name, exc_info=True)
+    else:
+        work.keep(name, lambda: picture)
 
 
 def _judged_variants(
@@ -548,15 +602,16 @@ def _measured_control(work: _Work, plan: Plan, control: Control | None) -> Measu
 
 
 def _judged(
-    work: _Work, plan: Plan, challenger: Measured, champion: Measured | None, control: Measured | None
+    work: _Work, plan: Plan, challenger: _Judgeable, champion: _Judgeable | None, control: Measured | None
 ) -> GateReport:
     work.progress.show("gate", 0, 1)
     report = gate.decide(
         work.number,
-        challenger,
-        champion,
+        challenger.measured,
+        None if champion is None else champion.measured,
         look=_look(work, plan.holdout),
         limits=gate.limits_of(plan.recipe),
+        robustness=(challenger.robustness, None if champion is None else champion.robustness),
         control=control,
     )
     work.progress.show("gate", 1, 1)

@@ -397,3 +397,11 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def recompressed(pixels: Pixels, quality: int) -> Pixels:
+    """What is left of pixels, (H, W, 3) uint8, after they were a JPEG of that quality, 1 to 95."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    with Image.open(file, formats=("JPEG",)) as image:
+        return np.asarray(image.convert("RGB"))

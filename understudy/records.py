@@ -442,6 +442,24 @@ class ReliabilityBin(Record):
     num_correct: int
 
 
+class Latency(Record):
+    """How long a model takes for one image on the machine that evaluated it, from pixels to probabilities."""
+
+    provider: str
+    threads: int  #: of one call, on a CPU
+    num_runs: int
+    median_ms: float
+    p95_ms: float
+
+
+class Confusion(Record):
+    """How many images of one class a model took for another."""
+
+    truth: str
+    answer: str
+    num_images: int
+
+
 class Evaluation(Record):
     """One model on the holdout, through the exported artifact."""
 
@@ -456,21 +474,58 @@ class Evaluation(Record):
     images_per_second: float
     variant: str = "fp32"  #: the number format that was measured; labeling and the gate use fp32
     reliability: tuple[ReliabilityBin, ...] = ()  #: the 15 bins; empty: measured before there were any
-    latency_ms: float | None = None  #: median of one image through the engine; None: not measured
+    num_reliability_images: int | None = None  #: behind calibration and likelihood: not those of the calibration half
+    top5_accuracy: float | None = None  #: the true class is among the five most probable, or all if there are fewer
+    precision: dict[str, float] = {}  #: of each class: share of the images so called that are of it; 0: none is
+    confusions: tuple[Confusion, ...] = ()  #: the most frequent mistakes; the evaluation's file has all
+    latency: Latency | None = None  #: None: measured before there was any
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median of one image through the engine. None: not measured."""
+        return None if self.latency is None else self.latency.median_ms
 
 
 class Robustness(Record):
-    """One model on corrupted holdout images."""
+    """One model's error under corruption, on a sample of the holdout (Hendrycks & Dietterich 2019).
 
-    num_images: int  #: of the holdout, each corrupted in every way
-    clean_error: float  #: on the same images as they are
-    errors: dict[str, tuple[float, ...]]  #: of each corruption, by severity from 1
+    Two are comparable where ``sample`` is the same. A model is judged in fp32, through the exported artifact.
+    """
+
+    version: str
+    sample: Sha256  #: of the images' ids
+    num_images: int
+    clean_error: float  #: share of wrong answers to the same images as they are
+    errors: dict[str, tuple[float, ...]]  #: by corruption: share of wrong answers at severity 1, 2, …
+
+    @property
+    def mean_errors(self) -> dict[str, float]:
+        """The mean over the severities, by corruption."""
+        return {name: sum(by_severity) / len(by_severity) for name, by_severity in self.errors.items()}
 
     @property
     def mean_error(self) -> float:
-        """Over all corruptions and severities alike."""
-        every = [error for errors in self.errors.values() for error in errors]
-        return sum(every) / len(every)
+        """The mean over corruptions and severities: nobody's error divides it, unlike in mCE."""
+        return sum(self.mean_errors.values()) / len(self.errors)
+
+    @property
+    def summary(self) -> "RobustnessSummary":
+        """What the card keeps."""
+        return RobustnessSummary(
+            num_images=self.num_images,
+            clean_error=self.clean_error,
+            mean_error=self.mean_error,
+            by_corruption=self.mean_errors,
+        )
+
+
+class RobustnessSummary(Record):
+    """Robustness in short: the error under each corruption, over all severities."""
+
+    num_images: int
+    clean_error: float
+    mean_error: float
+    by_corruption: dict[str, float]
 
 
 class Gain(Record):
@@ -621,6 +676,7 @@ class ModelCard(Record):
     variants: tuple[Variant, ...] = ()  #: other number formats of the same version
     control: Evaluation | None = None  #: the same student trained on labels alone; None: none was trained
     control_gain: Gain | None = None  #: this version against that control, on the holdout
+    robustness: RobustnessSummary | None = None  #: None: the recipe asked for no such measurement
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name, whether it may be served or not."""

@@ -47,6 +47,99 @@ def test_a_model_that_is_always_right(local_store, holdout):
     assert shown[-1] == (9, 9)
 
 
+def test_what_is_kept_of_every_image(local_store, holdout):
+    """The paired tests and the bootstrap need them: the answer, how sure, and what the truth was given."""
+    found = measured(local_store, (holdout,), rotated_by=1)
+
+    assert found.confidence.dtype == found.of_truth.dtype == np.float32
+    assert found.confidence.shape == found.of_truth.shape == (9,)
+    assert (found.of_truth < 0.5).all()
+    assert (found.confidence > 0.5).all()
+    assert [found.model_classes[answer] for answer in found.predicted] != [CLASSES[i] for i in found.truth]
+    assert found == evaluate.Measured.model_validate_json(found.to_json())
+
+
+def test_who_is_taken_for_whom(local_store, holdout):
+    """Rotated names: every class is another, and the matrix says which."""
+    found = measured(local_store, (holdout,), rotated_by=1)
+
+    assert found.confusion_matrix().sum() == 9
+    assert found.confusion_matrix().diagonal().sum() == 0
+    assert [one.num_images for one in found.evaluation.confusions] == [3, 3, 3]
+    assert {one.truth for one in found.evaluation.confusions} == set(CLASSES)
+    assert found.evaluation.precision == dict.fromkeys(CLASSES, 0.0)
+
+
+def test_confidence_is_judged_where_no_temperature_was_fitted(local_store, tmp_path):
+    """An even last digit of the sha-256: the calibration half, which calibration error and likelihood leave out."""
+    writer = ShardWriter(tmp_path / "h.tar", split="holdout")
+    for i in range(8):  # even ones in the wrong colour
+        data = picture(i % 3 if i % 2 else (i + 1) % 3, 3, seed=i)
+        writer.add(data, sha256=f"{i:064x}", name="x", facts=images.inspect(data), class_name=CLASSES[i % 3])
+    key = writer.seal(local_store).key
+
+    found = measured(local_store, (key,))
+
+    assert found.is_calibration == (True, False) * 4
+    assert found.evaluation.accuracy == 0.5
+    assert found.evaluation.num_reliability_images == 4
+    assert sum(one.num_images for one in found.evaluation.reliability) == 4
+    assert sum(one.num_correct for one in found.evaluation.reliability) == 4
+    assert found.evaluation.negative_log_likelihood < 0.7
+
+
+def test_the_latency_of_one_image(local_store, holdout):
+    """A few dozen runs on the provider that is named; of a slow model, as many as fit into the time."""
+    loaded = engine.load(*tiny_artifact(CLASSES), provider="cpu", threads=1)
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    ticks = iter(range(1000))
+
+    quick = evaluate.latency(loaded, pixels)
+    slow = evaluate.latency(loaded, pixels, clock=lambda: float(next(ticks)))  # each run takes a second
+
+    assert (quick.provider, quick.threads, quick.num_runs) == ("cpu", 1, evaluate.NUM_LATENCY_RUNS)
+    assert 0 < quick.median_ms <= quick.p95_ms
+    assert slow.num_runs < 4
+    assert slow.median_ms == slow.p95_ms == 1000.0
+
+
+def test_top_five_by_hand():
+    """The truth is among the most probable; a class that the model does not know never is."""
+    probabilities = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]], dtype=np.float32)
+    truth = np.array([1, 3, 9])
+
+    assert evaluate.top_accuracy(probabilities, truth, 1) == 0.0
+    assert evaluate.top_accuracy(probabilities, truth, 3) == pytest.approx(1 / 3)
+    assert evaluate.top_accuracy(probabilities, truth) == pytest.approx(2 / 3)
+
+
+def test_precision_and_recall_by_hand(local_store, tmp_path):
+    """Two ambers and one blue, one of the ambers looking blue."""
+    writer = ShardWriter(tmp_path / "h.tar", split="holdout")
+    for i, (colour, name) in enumerate([(0, "amber"), (1, "amber"), (1, "blue")]):
+        data = picture(colour, 3, seed=i)
+        writer.add(data, sha256=f"{i:064x}", name="x", facts=images.inspect(data), class_name=name)
+
+    found = measured(local_store, (writer.seal(local_store).key,)).evaluation
+
+    assert found.per_class == {"amber": 0.5, "blue": 1.0}
+    assert found.precision == {"amber": 1.0, "blue": 0.5}
+    assert [(c.truth, c.answer, c.num_images) for c in found.confusions] == [("amber", "blue", 1)]
+
+
+def test_a_card_names_only_the_most_frequent_mistakes():
+    """Of a thousand classes, each taken for another: fifty; the most frequent first."""
+    names = [f"{i}" for i in range(1000)]
+    truth = np.repeat(np.arange(1000), 2)
+    predicted = (truth + 1) % 1000
+    truth, predicted = np.append(truth, 7), np.append(predicted, 8)
+
+    found = evaluate.strongest(evaluate.confused(truth, predicted), names, names)
+
+    assert len(found) == evaluate.MAX_CONFUSIONS
+    assert (found[0].truth, found[0].answer, found[0].num_images) == ("7", "8", 3)
+
+
 def test_a_model_that_is_always_wrong(local_store, holdout):
     """Rotated names: sure of itself and mistaken."""
     found = measured(local_store, (holdout,), rotated_by=1)

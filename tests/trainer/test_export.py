@@ -1,12 +1,14 @@
+import copy
 import hashlib
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 
 from trainer import export, model
-from understudy import engine, recipes
+from understudy import engine, images, recipes
 from understudy.engine import probe_pixels
 from understudy.errors import ArtifactRefused
 from understudy.testing import tiny_artifact
@@ -75,6 +77,41 @@ def test_an_artifact_that_is_another_model_is_refused(served, artifact):
         load(artifact, export.probe(other, SIZE))
     with pytest.raises(ArtifactRefused, match="labeled images"):
         export.check_parity(other, load(artifact, export.probe(served, SIZE)), probe_pixels(SIZE, 4))
+
+
+def test_the_same_answer_to_every_image_is_asked_for(served):
+    """Two classes that are nearly a draw: within the tolerance, and yet another answer."""
+    flat = copy.deepcopy(served)
+    with torch.no_grad():
+        flat.student.get_classifier().weight.zero_()
+        flat.student.get_classifier().bias.copy_(torch.tensor([2e-5, 0.0, -1.0]))
+
+    class Swapped:
+        def predict(self, pixels):
+            return export.predict(flat, pixels)[:, [1, 0, 2]]
+
+    with pytest.raises(ArtifactRefused, match="calls 4 of 4 labeled images otherwise"):
+        export.check_parity(flat, Swapped(), probe_pixels(SIZE, 4))
+
+
+def test_a_draw_is_no_other_answer():
+    """Where two classes are as near as rounding, the last bit decides; anything beyond that is another answer."""
+    torchs = np.array([[0.5, 0.5, 0.0], [0.6, 0.4, 0.0]], dtype=np.float32)
+
+    assert export.num_other_answers(torchs, torchs[:, [1, 0, 2]] + np.float32([0, 1e-7, 0])) == 1
+    assert export.num_other_answers(torchs, torchs) == 0
+
+
+def test_parity_on_real_photos(served, artifact):
+    """At most 1e-4 on any probability, and the same class, on pieces of scikit-learn's photos."""
+    pieces = [
+        images.prepare(np.ascontiguousarray(photo[y : y + 100, x : x + 100]), recipes.recipe("tiny", {}).preprocessing)
+        for photo in load_sample_images().images
+        for y in range(0, 400, 100)
+        for x in range(0, 600, 100)
+    ]
+
+    assert export.check_parity(served, load(artifact, export.probe(served, SIZE)), np.stack(pieces)) <= 1e-4
 
 
 def test_the_temperature_is_inside(served):

@@ -7,7 +7,7 @@ from scipy.stats import binom
 from trainer import evaluate, gate, looks, paired
 from trainer.evaluate import Measured
 from understudy.errors import Conflict
-from understudy.records import Evaluation, GateReport, Robustness
+from understudy.records import Evaluation, GateReport, Latency, Robustness
 
 #: Student and teacher disagree on being right about so often (see docs/gate.md).
 DISCORDANCE = 0.08
@@ -147,8 +147,18 @@ def champion(**figures):
     return measured("a", [0] * 60 + [1] * 7 + [1] * 433, **figures)
 
 
+def latency(milliseconds):
+    return Latency(provider="cpu", threads=1, num_runs=30, median_ms=milliseconds, p95_ms=2 * milliseconds)
+
+
 def robust(error):
-    return Robustness(num_images=100, clean_error=0.1, errors={"fog": (error, error), "snow": (error, error)})
+    return Robustness(
+        version="v",
+        sample="0" * 64,
+        num_images=100,
+        clean_error=0.1,
+        errors={"fog": (error, error), "snow": (error, error)},
+    )
 
 
 LIMITS = gate.Limits(calibration_loss=0.05, latency_ratio=2.0, robustness_loss=0.02)
@@ -158,7 +168,13 @@ LIMITS = gate.Limits(calibration_loss=0.05, latency_ratio=2.0, robustness_loss=0
     ("ours", "theirs", "robustness", "broken", "words"),
     [
         ({"calibration_error": 0.09}, {"calibration_error": 0.03}, (None, None), "calibration", r"\+0.060, at most"),
-        ({"latency_ms": 9.0}, {"latency_ms": 4.0}, (None, None), "latency", "9 ms, the champion's 4 ms: 2.25 times"),
+        (
+            {"latency": latency(9.0)},
+            {"latency": latency(4.0)},
+            (None, None),
+            "latency",
+            "9 ms, the champion's 4 ms: 2.25 times",
+        ),
         ({}, {}, (robust(0.33), robust(0.3)), "robustness", r"under corruption 0.330, .* \+0.030, at most \+0.020"),
     ],
 )
@@ -178,8 +194,8 @@ def test_within_every_budget_a_gain_is_promoted():
     """And every rule says by which numbers."""
     report = gate.decide(
         1,
-        better(calibration_error=0.04, latency_ms=5.0),
-        champion(calibration_error=0.02, latency_ms=4.0),
+        better(calibration_error=0.04, latency=latency(5.0)),
+        champion(calibration_error=0.02, latency=latency(4.0)),
         limits=LIMITS,
         robustness=(robust(0.3), robust(0.31)),
     )

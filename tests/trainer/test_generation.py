@@ -124,7 +124,8 @@ def test_a_generation_leaves_its_figures(make_taught_world):
 DEATHS = [
     "plan.json", "labels.json", "selection-", "selection.json", "00000000/tensors", "00000010/state.json",
     "00000020/tensors", "weights.safetensors", "training.json", "answers.json", "calibration.json", "model.onnx", "export.json",
-    "model.fp16.onnx", "model.int8.onnx", "variants.json", "evaluation-g0001", "evaluation-g0000", "gate-", "variants-",
+    "model.fp16.onnx", "model.int8.onnx", "variants.json", "evaluation-g0001", "evaluation-g0000",
+    "robustness-g0001", "robustness-g0000", "gate-", "variants-", "reliability.png", "confusion.png",
     "models/g0001", "card.json",
 ]  # fmt: skip
 
@@ -135,7 +136,7 @@ def test_a_generation_survives_death_at_every_step(make_taught_world):
     for name, deaths in (("calm", []), ("disturbed", DEATHS)):
         world = make_taught_world(name)
         world.label()
-        turn, claim = world.open(overrides={"variants": ["fp16", "int8"]})
+        turn, claim = world.open(overrides={"variants": ["fp16", "int8"], "robustness_images": 2})
         for death in deaths:
             with pytest.raises(Killed, match=death):
                 run(world, turn, claim, store=MortalStore(world.store.url, death))
@@ -145,6 +146,9 @@ def test_a_generation_survives_death_at_every_step(make_taught_world):
         outcome.append((report.challenger.version, report.gain, report.verdict))
         (card,) = [v.card for v in versions.every(world.catalog) if v.generation == 1]
         assert [variant.name for variant in card.variants] == ["fp16", "int8"]
+        assert card.robustness.num_images == 2
+        assert len(card.robustness.by_corruption) == 15
+        assert len([key for key in world.store.list("generations/0001") if key.endswith(".png")]) == 3
         assert all(variant.evaluation.num_images == 120 for variant in card.variants)
         assert all(0 < variant.agreement <= 1 for variant in card.variants)
         eligible = [variant.artifact_key for variant in card.variants if variant.is_eligible]

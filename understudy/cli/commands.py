@@ -17,7 +17,20 @@ from rich.text import Text
 
 import understudy
 from understudy import bench, demonstration, local
-from understudy.cli import buckets, deployments, exports, gate, ingest, keys, labels, receipts, recipes, sources, watch
+from understudy.cli import (
+    buckets,
+    deployments,
+    exports,
+    gate,
+    ingest,
+    keys,
+    labels,
+    receipts,
+    recipes,
+    robustness,
+    sources,
+    watch,
+)
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
 from understudy.cli.options import AsJson, Key, Replaced, Url, replaced_fields
@@ -35,7 +48,9 @@ app = typer.Typer(
     "`understudy generate`.",
 )
 app.add_typer(bench.app, name="bench")
-for subject in (buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate):
+for subject in (
+    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
+):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
 errors = Console(stderr=True)
