@@ -9,7 +9,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from torch import nn
 from trainer import data, evaluate, export, gate, model, selection, train, variants
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
+from trainer.distributed import Ranks
 from trainer.evaluate import Measured
 from trainer.noise import Noise
 from trainer.plan import Plan, fresh_student, make_plan
@@ -28,7 +29,7 @@ from trainer.selection import LabelSets, Selection
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
 from understudy import engine, images, registry
 from understudy.catalog import Catalog, generations, shards, versions
-from understudy.catalog.claims import Claim
+from understudy.catalog.claims import Claim, renew
 from understudy.engine import Engine
 from understudy.errors import ArtifactRefused, Conflict
 from understudy.images import Pixels
@@ -56,6 +57,7 @@ class Workplace:
     poll_s: float
     ring: Callable[[int], bool]  #: tells the workers of a wanted label set; False: nobody could be told
     spool: Path | None = None  #: for what does not fit into memory; None: the system's temporary folder
+    ranks: Ranks = field(default_factory=Ranks)  #: the processes that train together
 
 
 def run(place: Workplace, claim: Claim, progress: Progress, generation: Generation) -> GateReport:
@@ -199,38 +201,96 @@ def _made(folder: Path | None) -> Path | None:
 # -- 4. train -----------------------------------------------------------------------------------------
 
 
+class Order(Record):
+    """What all processes of one training must know."""
+
+    plan: Plan
+    selected: Selection | None
+
+
 def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Training:
     """Train, or go on training from the newest checkpoint; the averaged weights go to ``weights.safetensors``."""
-    recipe, store = plan.recipe, work.place.store
-    labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
-    pseudo = None
-    if selected is not None:
-        rows = work.get(f"selection-{selected.rows_sha256[:12]}.parquet")
-        pseudo = data.pseudo_rows(store, rows, selected, plan.classes, recipe)
-    noise = Noise(recipe)
-    device = model.device(work.place.device)
-    run = train.Run(
-        batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
-        checkpoints=Checkpoints(store, work.number),
-        recipe=recipe,
-        num_steps=recipe.teacher_steps if pseudo is None else recipe.student_steps,
-        seed=plan.seed,
-        device=device,
-        show=work.shows("train"),
-        is_stopping=lambda: work.progress.is_stopping,
+    order = Order(plan=plan, selected=selected)
+    checkpoints = Checkpoints(
+        work.place.store, work.number, work.claim.attempt, lambda: renew(work.place.catalog, work.claim)
     )
-    student, state = run.train(_beginning(store, plan))
+    run = training_run(
+        order, work.place.store, work.place.device, work.place.ranks, checkpoints,
+        show=work.shows("train"), is_stopping=lambda: work.progress.is_stopping,
+    )  # fmt: skip
+    beginning = _beginning(work.place.store, plan)
+    work.place.ranks.tell(order.to_json())
+    student, state = run.train(beginning)
     weights = work.keep("weights.safetensors", partial(export.weights_to_safetensors, student))
+    pseudo = run.batches.pseudo
     return Training(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         num_steps=run.num_steps,
-        num_labeled=len(labeled),
+        num_labeled=len(run.batches.labeled),
         num_pseudo=0 if pseudo is None else len(pseudo),
         seconds=state.seconds,
-        device=str(device),
+        device=str(run.device),
         learning_rate_factor=state.learning_rate_factor,
         history=state.history,
     )
+
+
+def training_run(
+    order: Order,
+    store: Store,
+    device: str,
+    ranks: Ranks,
+    checkpoints: Checkpoints,
+    *,
+    show: Callable[[int, int], None],
+    is_stopping: Callable[[], bool],
+) -> train.Run:
+    """The run of a plan in one process, be it the only one or one of several."""
+    plan, recipe = order.plan, order.plan.recipe
+    labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
+    pseudo = None
+    if order.selected is not None:
+        name = f"selection-{order.selected.rows_sha256[:12]}.parquet"
+        rows = store.get(generation_key(plan.generation, name))
+        pseudo = data.pseudo_rows(store, rows, order.selected, plan.classes, recipe)
+    noise = Noise(recipe)
+    return train.Run(
+        batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
+        checkpoints=checkpoints,
+        recipe=recipe,
+        num_steps=recipe.teacher_steps if pseudo is None else recipe.student_steps,
+        seed=plan.seed,
+        device=model.device(device),
+        show=show,
+        is_stopping=is_stopping,
+        ranks=ranks,
+    )
+
+
+def train_along(store: Store, device: str, ranks: Ranks, is_stopping: Callable[[], bool]) -> None:
+    """What every process but the first does: train what rank 0 tells, until it tells the end.
+
+    Raises RanksLost when another process is gone; what it cannot do itself it tells the others, and waits.
+    """
+    while told := ranks.tell():
+        order = Order.model_validate_json(told)
+        log.info("generation %d: training along as rank %d of %d", order.plan.generation, ranks.rank, ranks.size)
+        try:
+            run = training_run(
+                order, store, device, ranks, Checkpoints(store, order.plan.generation),
+                show=lambda done, total: None, is_stopping=is_stopping,
+            )  # fmt: skip
+            beginning = _beginning(store, order.plan)
+        except Exception:
+            log.exception("rank %d cannot train generation %d", ranks.rank, order.plan.generation)
+            ranks.leave()
+            continue
+        try:
+            run.train(beginning)
+        except Exception as fault:
+            if ranks.is_broken:
+                raise
+            log.warning("generation %d: rank %d stops: %r", order.plan.generation, ranks.rank, fault)
 
 
 def _beginning(store: Store, plan: Plan) -> nn.Module:

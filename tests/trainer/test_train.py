@@ -1,11 +1,9 @@
-import math
 import threading
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from trainer import export, model, train
 from trainer.checkpoints import Checkpoints, RunState
@@ -49,49 +47,6 @@ def run_of(store, *, poisoned=(), stop_at=None, generation=0, recipe=RECIPE):
 def fresh():
     with train.seeded(5):
         return model.build("efficientnet@stages=2", 2, dropout=0.3, drop_path_rate=0.2)
-
-
-def test_the_loss_by_hand():
-    """Mean over labeled plus weight × mean over pseudo-labeled: log 2 each for equal logits."""
-    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [math.log(3), 0.0]])
-    targets = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
-
-    both = train.losses(logits, targets, 2, 3.0)
-
-    assert float(both.labeled) == pytest.approx(math.log(2))
-    pseudo = -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)
-    assert both.pseudo is not None
-    assert float(both.pseudo) == pytest.approx(pseudo)
-    assert float(both.loss) == pytest.approx(math.log(2) + 3 * pseudo)
-    assert train.losses(logits[:2], targets[:2], 2, 3.0).pseudo is None
-
-
-def test_the_learning_rate_warms_up_and_ends_at_zero():
-    """Linear, then a cosine."""
-    rates = [train.learning_rate(RECIPE, step, 12) / RECIPE.learning_rate for step in range(13)]
-
-    assert rates[0] == pytest.approx(0.5)
-    assert rates[6] == pytest.approx(0.5)
-    assert rates[12] == pytest.approx(0.0)
-    assert rates[1:] == sorted(rates[1:], reverse=True)
-
-
-def test_the_average_covers_batch_norm_statistics():
-    """By hand: the first update copies; the second has decay (1 + 1) / (10 + 1)."""
-    net = nn.BatchNorm1d(1)
-    average = train.averaged(net, decay=0.99)
-    for value in (1.0, 2.0):
-        with torch.no_grad():
-            net.weight.fill_(value)
-            net.running_mean.fill_(10 * value)
-            net.num_batches_tracked.fill_(int(value))
-        average.update_parameters(net)
-
-    decay = 2 / 11
-    assert float(average.module.weight.detach()) == pytest.approx(decay * 1 + (1 - decay) * 2)
-    assert float(average.module.running_mean) == pytest.approx(decay * 10 + (1 - decay) * 20)
-    assert int(average.module.num_batches_tracked) == 2
-    assert train.ema_decay(0.99, 10**6) == 0.99
 
 
 def test_training_learns_and_tells_its_history(local_store):
@@ -150,21 +105,10 @@ def test_only_the_newest_checkpoints_are_kept_and_a_damaged_one_is_passed_over(l
         checkpoints.write({"x": torch.tensor([float(step)])}, RunState(step=step))
     assert checkpoints.steps() == [4, 8]
 
-    local_store.replace("generations/0003/checkpoints/00000008/tensors.safetensors", b"half")
+    local_store.replace("generations/0003/checkpoints/0000/00000008/tensors.safetensors", b"half")
 
     found = checkpoints.newest()
     assert found is not None
     assert (float(found[0]["x"]), found[1].step) == (4.0, 4)
     checkpoints.clear()
     assert local_store.list("generations/0003/checkpoints") == []
-
-
-def test_biases_and_batch_norm_are_not_decayed():
-    """Weight decay pulls on convolutions and the classifier alone."""
-    learner = train.Learner(fresh(), RECIPE, 12, 0, CPU)
-    decayed, free = learner._optimizer.param_groups
-
-    assert decayed["weight_decay"] == RECIPE.weight_decay
-    assert free["weight_decay"] == 0.0
-    assert {p.ndim for p in free["params"]} == {1}
-    assert {p.ndim for p in decayed["params"]} == {2, 4}
