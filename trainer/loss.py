@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.data import Batch, Targets
+from trainer.data import Batch
 from understudy.errors import RecipeRefused
 from understudy.images import Pixels
 
@@ -32,7 +33,7 @@ class Portion:
     """Some rows of a batch, labeled ones first, and which share of the batch's labeled and other rows they are."""
 
     pixels: Pixels  # (n, size, size, 3) uint8
-    targets: Targets  # (n, C) float32
+    targets: npt.NDArray[np.float32]  # (n, C) float32
     num_labeled: int
     labeled_share: float = 1.0
     pseudo_share: float = 1.0
