@@ -78,9 +78,9 @@ def lead(read: TrainerSettings, device: str, ranks: Ranks, stopping: threading.E
 
 
 def work(place: Workplace, stopping: threading.Event, *, lease_s: float) -> None:
-    """Take one generation after the other until ``stopping`` is set, or the processes that train along are lost."""
+    """Take one generation after the other until ``stopping`` is set, here or in a process that trains along."""
     log.info("ready")
-    while not (stopping.is_set() or place.ranks.is_broken):
+    while not (stopping.is_set() or place.ranks.is_broken or place.ranks.is_ending):
         claim = take(place.catalog, lease_s)
         if claim is None:
             stopping.wait(place.poll_s)

@@ -40,6 +40,7 @@ class Ranks:
     size: int = 1
     control: Any = None  #: the group over which rank 0 tells; None: alone
     is_broken: bool = field(default=False, init=False)  #: a step was left in its middle: this process must end
+    is_ending: bool = field(default=False, init=False)  #: one of several was asked to end, so all do
 
     # -- what to do, told by rank 0 ---------------------------------------------------------------
 
@@ -83,6 +84,7 @@ class Ranks:
             distributed.all_reduce(flags, distributed.ReduceOp.MAX)
         if flags[1]:
             raise RankLeft("another process of this training cannot go on; its own log says why")
+        self.is_ending = self.is_ending or bool(flags[0])
         return bool(flags[0])
 
     @contextmanager

@@ -73,11 +73,13 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
     def average(old: Any, new: Any, num_averaged: Any) -> None:
         if old[0].is_floating_point():
-            torch._foreach_lerp_(old, new, 1.0 - ema_decay(decay, int(num_averaged)))
+            # Counted on the CPU: to read the argument, a copy on the device, would be to wait for the device.
+            torch._foreach_lerp_(old, new, 1.0 - ema_decay(decay, int(made.n_averaged)))
         else:  # counters of batches
             torch._foreach_copy_(old, new)
 
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    made = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return made
 
 
 def moments(optimizer: Optimizer, named: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:

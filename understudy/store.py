@@ -192,7 +192,7 @@ class Store:
                 return not self.exists(key) and self._send(key, data)
         source: Any = data
         try:
-            with _full_disk_said():
+            with full_disk_said():
                 obstore.put(self._store, key, source, mode="create")
         except FileExistsError:
             return False
@@ -207,7 +207,7 @@ class Store:
 
     def _send(self, key: str, data: bytes | Path) -> bool:
         source: Any = data
-        with _full_disk_said():
+        with full_disk_said():
             obstore.put(self._store, key, source, chunk_size=PART_BYTES, max_concurrency=2)
         self._make_durable(key)
         return True
@@ -290,7 +290,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _full_disk_said() -> Iterator[None]:
+def full_disk_said() -> Iterator[None]:
     """Say of a full disk what Python says of it: an OSError with its number."""
     try:
         yield
