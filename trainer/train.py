@@ -22,7 +22,7 @@ from trainer.guard import NotSound
 from trainer.learner import Compiler, Learner
 from trainer.loss import can_be_parted, refuse_thin_parts
 from trainer.progress import Stopped
-from understudy.errors import Diverged
+from understudy.errors import Diverged, RecipeRefused
 from understudy.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Run:
         return self._take_up(learner, found)
 
     def _back(self, learner: Learner, fault: Exception) -> RunState:
-        """Take up the newest checkpoint. Raises Diverged if there is none that is whole."""
+        """Take up the newest checkpoint. Without one that is whole this attempt is over: what was learned is of no use."""
         found = self.checkpoints.newest() if self.ranks.rank == 0 else None
         if found is None and self.ranks.rank == 0:
             raise RuntimeError(f"{fault}, and no checkpoint is whole: the next attempt begins anew") from fault
@@ -131,10 +131,11 @@ class Run:
             ) from fault
         accumulate = 2 * learner.accumulate
         if not can_be_parted(*self._batch, accumulate * self.ranks.size):
-            raise RuntimeError(
+            raise RecipeRefused(
                 f"{self.device} has too little memory for {self.recipe.labeled_batch} labeled images and those beside them "
                 f"even in {learner.accumulate} parts ({str(fault).splitlines()[0]}); lower labeled_batch or size, choose a "
-                f"smaller student, or a larger device"
+                f"smaller student, or a larger device",
+                code="out_of_memory",
             ) from fault
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -17,7 +17,7 @@ from trainer.checkpoints import Checkpoints
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
 from understudy import recipes
-from understudy.errors import Diverged
+from understudy.errors import Diverged, RecipeRefused
 from understudy.store import Store
 
 RECIPE = recipes.recipe(
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_run_in_parts(local_store, caplog):
 def test_a_device_too_small_for_two_images_is_an_error(local_store):
     """There is nothing left to halve, and the message says what to change."""
     small = recipes.replaced(RECIPE, {"labeled_batch": 4, "unlabeled_ratio": 1})
-    with pytest.raises(RuntimeError, match=r"even in 4 parts \(2 images are too many\); lower labeled_batch"):
+    with pytest.raises(RecipeRefused, match=r"even in 4 parts \(2 images are too many\); lower labeled_batch"):
         run_of(local_store, recipe=small).train(SmallDevice(1))
 
 
