@@ -23,6 +23,7 @@ from benchmarks.serving.photos import Bodies
 from benchmarks.serving.results import Now, Results
 from benchmarks.serving.servers import Memory
 from benchmarks.serving.wrk import Closed
+from benchmarks.training import speed
 from understudy import images
 
 
@@ -281,3 +282,20 @@ def test_the_pipelines_targets_are_judged_and_kept(tmp_path):
     assert pipeline.read(tmp_path / "kept.json") == results
     pipeline.write(results, tmp_path / "RESULTS.md", {"processor": "a fast one"})
     assert "| 90,000 | 4,900 |" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_speed_of_training_is_judged_by_medians():
+    """One slow turn decides nothing; without a GPU nothing is said of one."""
+    figures = {
+        "ours": speed.Figures(rates=[30.0, 33.0, 10.0]),
+        "timm's script": speed.Figures(rates=[28.0, 20.0, 29.0]),
+    }
+
+    verdict, both = speed.report(figures, "a student", flops=1e9, peak=None)
+
+    assert verdict.rows == [("images/s ÷ timm's script", "≥ 1.00", "1.07", "pass")]
+    assert [row[1:] for row in both.rows] == [("30.0", "10.0–33.0", "–", "–"), ("28.0", "20.0–29.0", "–", "–")]
+    figures["ours"].busy, figures["timm's script"].busy = [0.8, 0.9, 0.82], [0.5]
+    verdict, both = speed.report(figures, "a student", flops=1e9, peak=1e12)
+    assert verdict.rows[1][-1] == "FAIL"
+    assert both.rows[0][3:] == ("82%", "3.0%")

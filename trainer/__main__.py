@@ -4,11 +4,13 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import closing
 from functools import partial
 
 import torch
 
-from trainer import generation, tracking
+from trainer import distributed, generation, tracking, train
+from trainer.distributed import Ranks
 from trainer.generation import Workplace
 from trainer.progress import Progress, Stopped
 from understudy import heartbeat, messages, settings
@@ -48,30 +50,39 @@ def run(read: TrainerSettings) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    catalog = Catalog(read.catalog_url)
-    try:
+    device = distributed.device(read.device)
+    with distributed.joined(device) as ranks, heartbeat.beating(read.heartbeat_file):
+        if ranks.rank > 0:
+            generation.train_along(Store(read.store_url), device, ranks, stopping.is_set)
+            return 0
+        lead(read, device, ranks, stopping)
+        return 1 if ranks.is_broken else 0
+
+
+def lead(read: TrainerSettings, device: str, ranks: Ranks, stopping: threading.Event) -> None:
+    """Work as the only process, or as the first of several."""
+    with closing(Catalog(read.catalog_url)) as catalog:
         catalog.migrate()
         place = Workplace(
             catalog,
             Store(read.store_url),
-            read.device,
+            device,
             read.provider,
             read.poll_s,
             ring=partial(messages.ring, messages.celery_app(read.broker_url), messages.LABEL),
             mlflow_url=read.mlflow_url,
             spool=read.spool,
+            ranks=ranks,
         )
-        with heartbeat.beating(read.heartbeat_file):
-            work(place, stopping, lease_s=read.lease_s)
-    finally:
-        catalog.close()
-    return 0
+        work(place, stopping, lease_s=read.lease_s)
+    if not ranks.is_broken:
+        ranks.tell(b"")  # the end
 
 
 def work(place: Workplace, stopping: threading.Event, *, lease_s: float) -> None:
-    """Take one generation after the other until ``stopping`` is set."""
+    """Take one generation after the other until ``stopping`` is set, here or in a process that trains along."""
     log.info("ready")
-    while not stopping.is_set():
+    while not (stopping.is_set() or place.ranks.is_broken or place.ranks.is_ending):
         claim = take(place.catalog, lease_s)
         if claim is None:
             stopping.wait(place.poll_s)
@@ -119,7 +130,8 @@ def _attempt(place: Workplace, claim: Claim, stopping: threading.Event) -> bool:
     except Exception as fault:
         log.exception("job %s failed, and is given back", job_id)
         problem = Problem(code="internal", detail=f"{type(fault).__name__}: {fault}")
-        claims.give_back(catalog, claim, problem, max_attempts=generations.MAX_ATTEMPTS)
+        is_full = isinstance(fault, OSError) and fault.errno in train.NO_ROOM  # the work is not to blame
+        claims.give_back(catalog, claim, problem, is_forgiven=is_full, max_attempts=generations.MAX_ATTEMPTS)
         return False
     return True
 

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trainer.calibration import Logits
-from trainer.train import Normalise
+from trainer.learner import Normalise
 from understudy.engine import INPUT, OUTPUT, Engine, Probabilities, probe_pixels
 from understudy.errors import ArtifactRefused
 from understudy.images import Pixels

@@ -10,13 +10,12 @@ import itertools
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from trainer import (
@@ -38,6 +37,7 @@ from trainer.calibration import Calibration
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
 from trainer.diary import Diary
+from trainer.distributed import Ranks
 from trainer.evaluate import Measured
 from trainer.noise import Noise
 from trainer.plan import Plan, begin, fresh_student, make_plan
@@ -48,7 +48,7 @@ from trainer.selection import Former, LabelSets, Selection
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
 from understudy import engine, images, pseudo_labels, registry, thresholds
 from understudy.catalog import Catalog, generations, shards, versions
-from understudy.catalog.claims import Claim
+from understudy.catalog.claims import Claim, renew
 from understudy.engine import Engine
 from understudy.errors import ArtifactRefused, Conflict, Diverged, Refused
 from understudy.images import Pixels
@@ -80,6 +80,7 @@ class Workplace:
     ring: Callable[[int], bool]  #: tells the workers of a wanted label set; False: nobody could be told
     mlflow_url: str = ""  #: where ended generations are told; empty: nowhere
     spool: Path | None = None  #: for what does not fit into memory; None: the system's temporary folder
+    ranks: Ranks = field(default_factory=Ranks)  #: the processes that train together
 
 
 def run(place: Workplace, claim: Claim, progress: Progress, generation: Generation) -> GateReport:
@@ -274,56 +275,55 @@ def _made(folder: Path | None) -> Path | None:
 # -- 4. train -----------------------------------------------------------------------------------------
 
 
+class Order(Record):
+    """What all processes of one training must know."""
+
+    plan: Plan
+    selected: Selection | None
+    teacher: ModelCard | None  #: whose weights a student may grow from
+
+
 def train_student(work: _Work, plan: Plan, selected: Selection | None, prefix: str = "") -> Training:
     """Train, or go on training from the newest checkpoint; the averaged weights go to ``weights.safetensors``.
 
     ``prefix`` begins the names of all files of another run of the same plan.
     """
-    recipe, store = plan.recipe, work.place.store
-    labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
-    pseudo = None
-    if selected is not None:
-        rows = work.get(selection.rows_name(selected.rows_sha256))
-        pseudo = data.pseudo_rows(store, rows, selected, plan.classes, recipe)
-    noise = Noise(recipe)
-    device = model.device(work.place.device)
-    num_steps = recipe.teacher_steps if plan.teacher is None else recipe.student_steps
-    diary = None if prefix else _diary(work, plan, device, num_steps, is_labeled_only=pseudo is None)
-    run = train.Run(
-        batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
-        checkpoints=Checkpoints(store, work.number, f"{prefix}checkpoints"),
-        recipe=recipe,
-        num_steps=num_steps,
-        seed=plan.seed,
-        device=device,
-        show=_shows_training(work, diary, prefix),
-        is_stopping=lambda: work.progress.is_stopping,
-        observer=diary,
+    place = work.place
+    teacher = versions.get(place.catalog, plan.teacher).card if plan.teacher else None
+    order = Order(plan=plan, selected=selected, teacher=teacher)
+    checkpoints = Checkpoints(
+        place.store, work.number, work.claim.attempt, lambda: renew(place.catalog, work.claim), f"{prefix}checkpoints"
     )
-    student, state = run.train(_beginning(work.place, plan))
+    run = training_run(
+        order, place.store, place.device, place.ranks, checkpoints,
+        show=work.shows(f"train {prefix.rstrip('-')}"), is_stopping=lambda: work.progress.is_stopping,
+    )  # fmt: skip
+    diary = None if prefix else _diary(work, plan, run)
+    if diary is not None:
+        run = replace(
+            run, observer=diary, show=lambda done, total: work.progress.show("train", done, total, diary.figures)
+        )
+    beginning = _beginning(place.store, order)
+    place.ranks.tell(order.to_json())
+    student, state = run.train(beginning)
     if diary is not None:
         diary.write(state)
     weights = work.keep(f"{prefix}weights.safetensors", partial(export.weights_to_safetensors, student))
+    pseudo = run.batches.pseudo
     return Training(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         num_steps=run.num_steps,
-        num_labeled=len(labeled),
+        num_labeled=len(run.batches.labeled),
         num_pseudo=0 if pseudo is None else len(pseudo),
         seconds=state.seconds,
-        device=str(device),
+        device=str(run.device),
         learning_rate_factor=state.learning_rate_factor,
         history=state.history,
         validations=state.validations,
     )
 
 
-def _shows_training(work: _Work, diary: Diary | None, prefix: str) -> Callable[[int, int], None]:
-    if diary is None:
-        return work.shows(f"train {prefix.rstrip('-')}")
-    return lambda done, total: work.progress.show("train", done, total, diary.figures)
-
-
-def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_labeled_only: bool) -> Diary:
+def _diary(work: _Work, plan: Plan, run: train.Run) -> Diary:
     """What observes the run: it shows how it goes, and changes nothing."""
     recipe, place = plan.recipe, work.place
     validator = validation.validator(
@@ -331,20 +331,79 @@ def _diary(work: _Work, plan: Plan, device: torch.device, num_steps: int, *, is_
         plan.holdout,
         plan.classes,
         recipe.preprocessing,
-        device,
+        run.device,
         every=recipe.evaluate_every,
-        num_steps=num_steps,
-        is_stopping=lambda: work.progress.is_stopping,
+        num_steps=run.num_steps,
+        is_stopping=run.is_stopping,
     )
-    batch_images = recipe.labeled_batch * (1 if is_labeled_only else 1 + recipe.unlabeled_ratio)
-    return Diary(place.store, work.number, num_steps, batch_images, validator, place.spool, work.claim.check)
+    batch_images = recipe.labeled_batch * (1 if run.batches.pseudo is None else 1 + recipe.unlabeled_ratio)
+    return Diary(place.store, work.number, run.num_steps, batch_images, validator, place.spool, work.claim.check)
 
 
-def _beginning(place: Workplace, plan: Plan) -> nn.Module:
+def training_run(
+    order: Order,
+    store: Store,
+    device: str,
+    ranks: Ranks,
+    checkpoints: Checkpoints,
+    *,
+    show: Callable[[int, int], None],
+    is_stopping: Callable[[], bool],
+) -> train.Run:
+    """The run of a plan in one process, be it the only one or one of several."""
+    plan, recipe = order.plan, order.plan.recipe
+    labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
+    pseudo = None
+    if order.selected is not None:
+        name = selection.rows_name(order.selected.rows_sha256)
+        rows = store.get(generation_key(plan.generation, name))
+        pseudo = data.pseudo_rows(store, rows, order.selected, plan.classes, recipe)
+    noise = Noise(recipe)
+    return train.Run(
+        batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
+        checkpoints=checkpoints,
+        recipe=recipe,
+        num_steps=recipe.teacher_steps if plan.teacher is None else recipe.student_steps,
+        seed=plan.seed,
+        device=model.device(device),
+        show=show,
+        is_stopping=is_stopping,
+        ranks=ranks,
+    )
+
+
+def train_along(store: Store, device: str, ranks: Ranks, is_stopping: Callable[[], bool]) -> None:
+    """What every process but the first does: train what rank 0 tells, until it tells the end.
+
+    Raises RanksLost when another process is gone; what it cannot do itself it tells the others, and waits.
+    """
+    while told := ranks.tell():
+        order = Order.model_validate_json(told)
+        log.info("generation %d: training along as rank %d of %d", order.plan.generation, ranks.rank, ranks.size)
+        try:
+            run = training_run(
+                order, store, device, ranks, Checkpoints(store, order.plan.generation),
+                show=lambda done, total: None, is_stopping=is_stopping,
+            )  # fmt: skip
+            beginning = _beginning(store, order)
+        except Exception:
+            log.exception("rank %d cannot train generation %d", ranks.rank, order.plan.generation)
+            ranks.leave()
+            continue
+        try:
+            run.train(beginning)
+        except Exception as fault:
+            if ranks.is_broken:
+                raise
+            log.warning("generation %d: rank %d stops: %r", order.plan.generation, ranks.rank, fault)
+
+
+def _beginning(store: Store, order: Order) -> nn.Module:
     """The student before its first step: the same for the same plan."""
+    plan = order.plan
     with train.seeded(plan.seed):
         student = fresh_student(plan.student, len(plan.classes), plan.recipe)
-    begin(student, plan, place.store, versions.get(place.catalog, plan.teacher).card if plan.teacher else None)
+    begin(student, plan, store, order.teacher)
     return student
 
 
@@ -383,7 +442,7 @@ def calibrate_student(work: _Work, plan: Plan) -> Calibration:
 
 def export_student(work: _Work, plan: Plan, fitted: Calibration, prefix: str = "") -> Export:
     """Make the artifact and see that the engine answers as torch does; it goes to ``model.onnx``."""
-    Checkpoints(work.place.store, work.number, f"{prefix}checkpoints").clear()
+    Checkpoints(work.place.store, work.number, folder=f"{prefix}checkpoints").clear()
     work.progress.show("export", 0, 1)
     preprocessing = plan.recipe.preprocessing
     student = fresh_student(plan.student, len(plan.classes), plan.recipe)

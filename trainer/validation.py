@@ -14,7 +14,7 @@ from torch import nn
 
 from trainer import evaluate
 from trainer.calibration import is_calibration
-from trainer.train import Normalise
+from trainer.learner import Normalise
 from understudy.images import Pixels
 from understudy.records import Preprocessing, Validation
 from understudy.store import Store

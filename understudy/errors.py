@@ -19,7 +19,7 @@ UnderstudyError
 │   ├── Overloaded         more is accepted already than can be answered in time
 │   └── DeadlineExceeded   the time that the client gave is over
 ├── LeaseLost          another process has taken this work over: stop, and write nothing
-├── Diverged           training gave numbers that are not finite
+├── Diverged           training gave numbers that are not finite, or a loss that ran away
 └── SettingsRefused    a setting is missing or wrong
 
 Each carries a stable ``code`` for programs; the message is for people: the value seen, the limit,
@@ -151,7 +151,7 @@ class LeaseLost(UnderstudyError):
 
 
 class Diverged(UnderstudyError):
-    """Training gave numbers that are not finite."""
+    """Training gave numbers that are not finite, or a loss that ran away."""
 
     code = "diverged"
 

@@ -159,7 +159,7 @@ class Metrics(Record):
     pseudo_loss: float | None = Field(None, description="null without pseudo-labels")
     learning_rate: float
     gradient_norm: float
-    images_per_second: float = Field(description="in this step alone; waiting for the batch is not in it")
+    images_per_second: float = Field(description="since the figures before; waiting for batches is in it")
     seconds: float = Field(0.0, description="of training until here")
 
 

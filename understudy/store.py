@@ -192,7 +192,8 @@ class Store:
                 return not self.exists(key) and self._send(key, data)
         source: Any = data
         try:
-            obstore.put(self._store, key, source, mode="create")
+            with full_disk_said():
+                obstore.put(self._store, key, source, mode="create")
         except FileExistsError:
             return False
         except obstore.exceptions.AlreadyExistsError:
@@ -206,7 +207,8 @@ class Store:
 
     def _send(self, key: str, data: bytes | Path) -> bool:
         source: Any = data
-        obstore.put(self._store, key, source, chunk_size=PART_BYTES, max_concurrency=2)
+        with full_disk_said():
+            obstore.put(self._store, key, source, chunk_size=PART_BYTES, max_concurrency=2)
         self._make_durable(key)
         return True
 
@@ -285,6 +287,21 @@ class Store:
             return
         for path in (self._root / key, (self._root / key).parent):
             _sync(path)
+
+
+@contextlib.contextmanager
+def full_disk_said() -> Iterator[None]:
+    """Say of a full disk what Python says of it: an OSError with its number."""
+    try:
+        yield
+    except obstore.exceptions.GenericError as error:
+        if (number := _FULL_DISK.search(str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+#: What obstore has no error of its own for: no room on the disk, or none left to this user.
+_FULL_DISK = re.compile(rf"os error ({errno.ENOSPC}|{errno.EDQUOT})\b")
 
 
 def _sync(path: Path) -> None:

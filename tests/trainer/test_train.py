@@ -1,6 +1,11 @@
-import math
+import errno
+import os
+import random
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,16 +13,21 @@ import torch
 from torch import nn
 
 from trainer import export, model, train, validation
-from trainer.checkpoints import Checkpoints, RunState
+from trainer.checkpoints import Checkpoints
 from trainer.data import Batch, Batches
 from trainer.progress import Stopped
 from understudy import recipes
-from understudy.errors import Diverged
+from understudy.errors import Diverged, RecipeRefused
 from understudy.records import Validation
+from understudy.store import Store
 
 RECIPE = recipes.recipe(
-    "tiny", {"size": 8, "teacher_steps": 12, "student_steps": 12, "warmup_steps": 2, "checkpoint_every": 4}
-)
+    "tiny",
+    {
+        "size": 8, "teacher_steps": 12, "student_steps": 12, "warmup_steps": 2, "checkpoint_every": 4,
+        "labeled_batch": 4, "unlabeled_ratio": 1,
+    },
+)  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -57,64 +67,22 @@ class Watching:
         self.kept.append(state)
 
 
-def run_of(store, *, poisoned=(), stop_at=None, generation=0, recipe=RECIPE, observer=None):
+def run_of(store, *, poisoned=(), stop_at=None, generation=0, recipe=RECIPE, num_steps=12, observer=None):
     stopping = threading.Event()
 
     def show(done, total):
-        assert 0 < done <= total == 12
+        assert 0 < done <= total == num_steps
         if done + 1 == stop_at:
             stopping.set()
 
-    batches = RandomBatches(None, None, None, None, recipe, 5, poisoned)
-    return train.Run(batches, Checkpoints(store, generation), recipe, 12, 5, CPU, show, stopping.is_set, observer)
+    batches = RandomBatches(None, (), None, None, recipe, 5, poisoned)
+    checkpoints = Checkpoints(store, generation)
+    return train.Run(batches, checkpoints, recipe, num_steps, 5, CPU, show, stopping.is_set, observer)
 
 
 def fresh():
     with train.seeded(5):
         return model.build("efficientnet@stages=2", 2, dropout=0.3, drop_path_rate=0.2)
-
-
-def test_the_loss_by_hand():
-    """Mean over labeled plus weight × mean over pseudo-labeled: log 2 each for equal logits."""
-    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [math.log(3), 0.0]])
-    targets = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
-
-    both = train.losses(logits, targets, 2, 3.0)
-
-    assert float(both.labeled) == pytest.approx(math.log(2))
-    pseudo = -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)
-    assert both.pseudo is not None
-    assert float(both.pseudo) == pytest.approx(pseudo)
-    assert float(both.loss) == pytest.approx(math.log(2) + 3 * pseudo)
-    assert train.losses(logits[:2], targets[:2], 2, 3.0).pseudo is None
-
-
-def test_the_learning_rate_warms_up_and_ends_at_zero():
-    """Linear, then a cosine."""
-    rates = [train.learning_rate(RECIPE, step, 12) / RECIPE.learning_rate for step in range(13)]
-
-    assert rates[0] == pytest.approx(0.5)
-    assert rates[6] == pytest.approx(0.5)
-    assert rates[12] == pytest.approx(0.0)
-    assert rates[1:] == sorted(rates[1:], reverse=True)
-
-
-def test_the_average_covers_batch_norm_statistics():
-    """By hand: the first update copies; the second has decay (1 + 1) / (10 + 1)."""
-    net = nn.BatchNorm1d(1)
-    average = train.averaged(net, decay=0.99)
-    for value in (1.0, 2.0):
-        with torch.no_grad():
-            net.weight.fill_(value)
-            net.running_mean.fill_(10 * value)
-            net.num_batches_tracked.fill_(int(value))
-        average.update_parameters(net)
-
-    decay = 2 / 11
-    assert float(average.module.weight.detach()) == pytest.approx(decay * 1 + (1 - decay) * 2)
-    assert float(average.module.running_mean) == pytest.approx(decay * 10 + (1 - decay) * 20)
-    assert int(average.module.num_batches_tracked) == 2
-    assert train.ema_decay(0.99, 10**6) == 0.99
 
 
 def test_training_learns_and_tells_its_history(local_store):
@@ -130,8 +98,6 @@ def test_training_learns_and_tells_its_history(local_store):
 @pytest.mark.parametrize("stop_at", [2, 6, 8, 11])
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop_at):
     """Stopped anywhere and gone on with by another process: bit for bit the same student."""
-    from understudy.store import Store
-
     whole, broken = (Store((tmp_path / name).as_uri()) for name in ("whole", "broken"))
     expected, _ = run_of(whole).train(fresh())
 
@@ -206,28 +172,124 @@ def test_numbers_that_are_not_finite_send_a_run_back_once(local_store):
     assert state.history[-1].step == 12
 
 
-def test_only_the_newest_checkpoints_are_kept_and_a_damaged_one_is_passed_over(local_store):
-    """The one before the newest is there for that."""
-    checkpoints = Checkpoints(local_store, 3)
-    for step in (0, 4, 8):
-        checkpoints.write({"x": torch.tensor([float(step)])}, RunState(step=step))
-    assert checkpoints.steps() == [4, 8]
+def test_a_loss_that_runs_away_sends_a_run_back_too(local_store, caplog):
+    """An absurd learning rate: back once to what was good, and then an end with the reason; nothing bad is kept."""
+    absurd = recipes.replaced(
+        RECIPE,
+        {"learning_rate": 1000.0, "warmup_steps": 0, "student_steps": 300, "checkpoint_every": 10, "optimizer": "rmsprop",
+         "schedule": "staircase"},
+    )  # fmt: skip
 
-    local_store.replace("generations/0003/checkpoints/00000008/tensors.safetensors", b"half")
+    with pytest.raises(Diverged, match=r"a tenth of the learning rate .*lower learning_rate=1000\.0"):
+        run_of(local_store, recipe=absurd, num_steps=300).train(fresh())
 
-    found = checkpoints.newest()
+    found = Checkpoints(local_store, 0).newest()
     assert found is not None
-    assert (float(found[0]["x"]), found[1].step) == (4.0, 4)
-    checkpoints.clear()
-    assert local_store.list("generations/0003/checkpoints") == []
+    assert found[1].watched.is_calm
+    assert "going back to step" in caplog.text
 
 
-def test_biases_and_batch_norm_are_not_decayed():
-    """Weight decay pulls on convolutions and the classifier alone."""
-    learner = train.Learner(fresh(), RECIPE, 12, 0, CPU)
-    decayed, free = learner._optimizer.param_groups
+class SmallDevice(nn.Module):
+    """A student on a device that holds so many images."""
 
-    assert decayed["weight_decay"] == RECIPE.weight_decay
-    assert free["weight_decay"] == 0.0
-    assert {p.ndim for p in free["params"]} == {1}
-    assert {p.ndim for p in decayed["params"]} == {2, 4}
+    def __init__(self, room):
+        super().__init__()
+        self.student, self.room = fresh(), room
+
+    def forward(self, x):
+        if self.training and len(x) > self.room:
+            raise torch.OutOfMemoryError(f"{len(x)} images are too many")
+        return self.student(x)
+
+
+def test_what_does_not_fit_is_run_in_parts(local_store, caplog):
+    """The batch is halved until it fits; a run that goes on later does not run into it again."""
+    with pytest.raises(Stopped):
+        run_of(local_store, stop_at=6).train(SmallDevice(2))
+
+    found = Checkpoints(local_store, 0).newest()
+    assert found is not None
+    assert (found[1].step, found[1].accumulate) == (6, 4)
+    assert caplog.text.count("has too little memory") == 2
+    _, state = run_of(local_store).train(SmallDevice(2))
+    assert caplog.text.count("has too little memory") == 2
+    assert state.history[-1].step == 12
+
+
+def test_a_device_too_small_for_two_images_is_an_error(local_store):
+    """There is nothing left to halve, and the message says what to change."""
+    small = recipes.replaced(RECIPE, {"labeled_batch": 4, "unlabeled_ratio": 1})
+    with pytest.raises(RecipeRefused, match=r"even in 4 parts \(2 images are too many\); lower labeled_batch"):
+        run_of(local_store, recipe=small).train(SmallDevice(1))
+
+
+class FillingStore(Store):
+    """A store whose disk is full for the steps of these checkpoints."""
+
+    full_at: tuple[int, ...] = ()
+
+    def replace(self, key, data):
+        if int(key.split("/")[-2]) in self.full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().replace(key, data)
+
+
+def test_training_goes_on_without_a_checkpoint_in_between(tmp_path, caplog):
+    """A full disk costs that checkpoint and no more, and the next one is tried."""
+    store = FillingStore(tmp_path.as_uri())
+    store.full_at = (4,)
+
+    _, state = run_of(store).train(fresh())
+
+    assert state.history[-1].step == 12
+    assert Checkpoints(store, 0).steps() == [8, 12]
+    assert "tries again at step 8" in caplog.text
+
+
+@pytest.mark.parametrize(("full_at", "stop_at", "left"), [(12, None, [4, 8]), (7, 7, [0, 4])])
+def test_the_last_checkpoint_needs_its_room(tmp_path, full_at, stop_at, left):
+    """At the end, and when the process shall stop: a clear error, and the older checkpoints stand."""
+    store = FillingStore(tmp_path.as_uri())
+    store.full_at = (full_at,)
+
+    with pytest.raises(OSError, match=r"No space left on device.*still stand: make room"):
+        run_of(store, stop_at=stop_at).train(fresh())
+
+    assert Checkpoints(store, 0).steps() == left
+    _, state = run_of(Store(tmp_path.as_uri())).train(fresh())
+    assert [line.step for line in state.history] == list(range(1, 13))
+
+
+#: A trainer in a process of its own, which tells its steps.
+PROGRAM = """
+import dataclasses, importlib.util, sys, torch
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("here", sys.argv[1])
+here = importlib.util.module_from_spec(spec)
+sys.modules["here"] = here
+spec.loader.exec_module(here)
+run = here.run_of(here.Store(sys.argv[2]), num_steps=60)
+run = dataclasses.replace(run, show=lambda done, total: print(done, flush=True))
+run.train(here.fresh())
+"""
+
+
+def test_a_killed_process_is_gone_on_with_bit_for_bit(tmp_path):
+    """``kill -9`` at a step that nobody chose: what goes on from its checkpoint ends with the very same weights."""
+    store = Store((tmp_path / "killed").as_uri())
+    kill_at = random.Random().randrange(1, 55)
+    command = [sys.executable, "-c", PROGRAM, __file__, store.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= kill_at:
+                process.kill()
+                break
+        assert process.wait() == -9, f"killed at {kill_at}"
+    assert 0 <= max(Checkpoints(store, 0).steps()) <= 60
+
+    expected, _ = run_of(Store((tmp_path / "whole").as_uri()), num_steps=60).train(fresh())
+    student, state = run_of(store, num_steps=60).train(fresh())
+
+    assert export.weights_to_safetensors(student) == export.weights_to_safetensors(expected), f"killed at {kill_at}"
+    assert [line.step for line in state.history] == list(range(1, 61))

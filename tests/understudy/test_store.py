@@ -1,17 +1,19 @@
 """The store, in a folder and in a bucket: one test body runs over both."""
 
 import asyncio
+import errno
 import tempfile
 import threading
 import zipfile
 from io import BytesIO
 from pathlib import Path
 
+import obstore
 import pytest
 
 from understudy import store as layout
 from understudy.errors import SettingsRefused
-from understudy.store import MAX_WHOLE_BYTES, PART_BYTES, Store, sha256_of
+from understudy.store import MAX_WHOLE_BYTES, PART_BYTES, Store, full_disk_said, sha256_of
 
 
 async def pieces(*chunks: bytes):
@@ -295,3 +297,14 @@ def test_objects_are_read_as_one_from_any_place(store):
         assert file.read() == b""
     with pytest.raises(FileNotFoundError):
         store.open_parts([], 1000)
+
+
+def test_a_full_disk_is_an_os_error():
+    """What obstore says of it has no type of its own; everything else it says stays as it is."""
+    said = "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left on device") as raised, full_disk_said():
+        raise obstore.exceptions.GenericError(said)
+    assert raised.value.errno == errno.ENOSPC
+
+    with pytest.raises(obstore.exceptions.GenericError), full_disk_said():
+        raise obstore.exceptions.GenericError("Input/output error (os error 5)")
