@@ -43,7 +43,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_holm_by_hand():
-    """p = 1/1024 of 0.05/3, then 1/64 of 0.05/2, then 1/16 of 0.05/1: two are proved where Bonferroni proves two too."""
+    """1/1024 is held to 0.05/3, then 1/64 to 0.05/2, then 1/16 to 0.05/1, which it fails."""
     counts = [("a", 100, 0, 10), ("b", 100, 0, 4), ("c", 100, 0, 6)]
 
     a, b, c = paired.class_gains(counts, 0.05)
@@ -54,13 +54,13 @@ def test_holm_by_hand():
 
 
 def test_holm_proves_what_bonferroni_misses_and_stops_at_the_first_that_fails():
-    """At 0.05 the second of three is held to 0.025, not to 0.0167; after a failure nothing is proved."""
-    _, second, _ = paired.class_gains([("a", 9, 0, 10), ("b", 99, 2, 11), ("c", 9, 3, 3)], 0.05)
-    assert 0.05 / 3 < paired.sign_test(11, 2) + 0.006 < 0.05 / 2  # 0.0112: between half of either limit
+    """The second of three is held to 0.025, not to 0.0167; after a failure nothing is proved."""
+    _, second, _ = paired.class_gains([("a", 99, 0, 10), ("b", 99, 2, 10), ("c", 99, 3, 3)], 0.05)
+    assert 0.05 / 3 < second.p_value < 0.05 / 2
     assert second.is_worse
 
-    failed = paired.class_gains([("a", 9, 0, 5), ("b", 9, 0, 5)], 0.05)
-    assert [one.is_worse for one in failed] == [False, False]  # 1/32 of 0.025, and so not of 0.05 either
+    failed = paired.class_gains([("a", 99, 0, 5), ("b", 99, 0, 5)], 0.05)
+    assert [one.is_worse for one in failed] == [False, False]  # 1/32 is over 0.025, and so 0.05 is not asked
 
 
 def test_equal_models_have_a_worse_class_at_most_as_often_as_alpha():
