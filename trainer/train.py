@@ -187,11 +187,10 @@ class Run:
                     learner.learn(batch, step, state.learning_rate_factor)
                 done = step + 1
                 journal.count(batch)
-                is_due = done % self.recipe.checkpoint_every == 0
-                if is_due or shall_stop or done == self.num_steps or done % self._look_every == 0:
-                    self._tell(journal.note(learner), journal.validations)
-                self._validate(learner, journal, done)
-                if is_due or shall_stop or done == self.num_steps:
+                is_kept = shall_stop or done == self.num_steps or done % self.recipe.checkpoint_every == 0
+                newest = journal.note(learner) if is_kept or done % self._look_every == 0 else None
+                self._show_to_observer(learner, journal, done, newest)
+                if is_kept:
                     self._keep(learner, journal.state(done), is_periodic=not shall_stop and done < self.num_steps)
                 self.show(done, self.num_steps)
                 if shall_stop:
@@ -202,13 +201,12 @@ class Run:
             raise Stopped
         return journal.state(self.num_steps)
 
-    def _tell(self, newest: Metrics, validations: Sequence[Validation]) -> None:
-        if self.observer is not None:
-            self.observer.see(newest, validations)
-
-    def _validate(self, learner: Learner, journal: "_Journal", step: int) -> None:
-        if self.observer is not None:
-            journal.validations.extend(filter(None, [self.observer.validate(step, learner.ema.module)]))
+    def _show_to_observer(self, learner: Learner, journal: "_Journal", step: int, newest: Metrics | None) -> None:
+        if self.observer is None:
+            return
+        journal.validations.extend(filter(None, [self.observer.validate(step, learner.ema.module)]))
+        if newest is not None:
+            self.observer.see(newest, journal.validations)
 
     @property
     def _look_every(self) -> int:
