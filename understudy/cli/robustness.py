@@ -8,11 +8,11 @@ import typer
 app = typer.Typer()
 
 
-@app.command(
-    "robustness",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@app.command("robustness", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def measure(context: typer.Context) -> None:
-    """Measure a version under corruption, in films, under attack and on hard examples (--help says how)."""
+    """Measure a version under corruption, in films, under attack and on hard examples.
+
+    Takes a VERSION (default: the champion) and --data, --images, --films, --attack, --reference, --alexnet,
+    --folder, --out and --json. `python -m trainer.robustness --help` explains each.
+    """
     raise typer.Exit(subprocess.run([sys.executable, "-m", "trainer.robustness", *context.args]).returncode)
