@@ -105,7 +105,7 @@ class Recipe(Record):
     augment_ops: int = Field(2, ge=0)  #: RandAugment's n
     augment_scale: Literal["increasing", "official"] = "increasing"  #: timm's to 10, or the paper's that extrapolates
     augment_magnitude: float = Field(5.0, ge=0)  #: RandAugment's m, on that scale
-    translate_fraction: float = Field(0.2, ge=0, le=0.5)  #: of the side, at magnitude 10
+    translate_fraction: float = Field(0.2, ge=0, le=0.5)  #: of the side, at 10 on the increasing scale
     fill: tuple[Level, Level, Level] = (128, 128, 128)  #: what rotations and shifts uncover
     min_crop_area: float = Field(0.35, gt=0, le=1)  #: of a random crop; 1: the same frame as when serving
     flip: bool = True
