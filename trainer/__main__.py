@@ -58,6 +58,7 @@ def run(read: TrainerSettings) -> int:
             read.poll_s,
             ring=partial(messages.ring, messages.celery_app(read.broker_url), messages.LABEL),
             spool=read.spool,
+            data_workers=read.data_workers,
         )
         with heartbeat.beating(read.heartbeat_file):
             work(place, stopping, lease_s=read.lease_s)

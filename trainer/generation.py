@@ -17,11 +17,10 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from trainer import data, evaluate, export, gate, model, selection, train, variants
+from trainer import data, evaluate, export, gate, model, pictures, selection, train, variants
 from trainer.card import Export, Training, draft_card, finished_card
 from trainer.checkpoints import Checkpoints
 from trainer.evaluate import Measured
-from trainer.noise import Noise
 from trainer.plan import Plan, fresh_student, make_plan
 from trainer.progress import Progress
 from trainer.selection import LabelSets, Selection
@@ -56,6 +55,7 @@ class Workplace:
     poll_s: float
     ring: Callable[[int], bool]  #: tells the workers of a wanted label set; False: nobody could be told
     spool: Path | None = None  #: for what does not fit into memory; None: the system's temporary folder
+    data_workers: int = -1  #: processes that make batches; 0: threads, -1: by the cores
 
 
 def run(place: Workplace, claim: Claim, progress: Progress, generation: Generation) -> GateReport:
@@ -205,15 +205,19 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None) -> Traini
     labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
     pseudo = None
     if selected is not None:
-        rows = work.get(f"selection-{selected.rows_sha256[:12]}.parquet")
-        pseudo = data.pseudo_rows(store, rows, selected, plan.classes, recipe)
-    noise = Noise(recipe)
+        key = generation_key(work.number, f"selection-{selected.rows_sha256[:12]}.parquet")
+        pseudo = data.pseudo_rows(store, key, selected, plan.classes, recipe)
+        for sentence in data.lone_classes(labeled, pseudo, plan.classes):
+            log.warning("generation %d: %s", work.number, sentence)
     device = model.device(work.place.device)
+    num_steps = recipe.teacher_steps if pseudo is None else recipe.student_steps
+    batches = data.batches(store, labeled, pseudo, recipe, plan.seed, num_steps, work.place.data_workers)
+    work.keep("augmented.jpg", partial(pictures.of_student, batches, plan.classes))
     run = train.Run(
-        batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
+        batches=batches,
         checkpoints=Checkpoints(store, work.number),
         recipe=recipe,
-        num_steps=recipe.teacher_steps if pseudo is None else recipe.student_steps,
+        num_steps=num_steps,
         seed=plan.seed,
         device=device,
         show=work.shows("train"),

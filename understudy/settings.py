@@ -167,6 +167,9 @@ class TrainerSettings(BackgroundSettings):
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps")
     provider: str = Field("auto", description="ONNX Runtime provider for evaluation: auto, cpu, cuda or tensorrt")
     poll_s: float = Field(1.0, gt=0, description="how often a generation to work on is looked for")
+    data_workers: int = Field(
+        -1, ge=-1, le=64, description="processes that make a student's batches; 0: threads; -1: by the cores"
+    )
 
 
 def read(kind: type[S], **overrides: object) -> S:
