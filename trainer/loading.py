@@ -180,7 +180,14 @@ class _Making(Dataset[Any]):
 
 
 def made_by_processes(
-    store_url: str, noise: Noise, requests: Callable[[int], Request], first: int, last: int, num_workers: int
+    store_url: str,
+    noise: Noise,
+    requests: Callable[[int], Request],
+    first: int,
+    last: int,
+    num_workers: int,
+    *,
+    max_deaths: int = MAX_DEATHS,
 ) -> Iterator[Pixels]:
     """The answers to the requests from ``first`` to ``last`` (excluded), in order, made ahead by so many processes.
 
@@ -199,7 +206,7 @@ def made_by_processes(
             if not _is_death(error):
                 raise
             num_deaths += 1
-            if num_deaths > MAX_DEATHS:
+            if num_deaths > max_deaths:
                 raise WorkersDied(
                     f"data worker processes were killed {num_deaths} times in this run ({_first_line(error)}); the "
                     f"machine may be short of memory: lower UNDERSTUDY_DATA_WORKERS={num_workers}, 0 for threads"

@@ -1,19 +1,20 @@
 """Input noise: what a student sees instead of an image (RandAugment, crop, flip, erasing).
 
-The pixel operations are timm's; their arguments are drawn in ``magnitudes``, because timm draws them from the
-process's global generators (threads would share them), clips the paper's magnitudes, and its Posterize fails or
-blackens images at common strengths. The noise of an image is a function of the seed it is given, and of nothing else.
+Pixel by pixel the operations do what timm's do. They stand here, and their arguments in ``magnitudes``, because timm
+draws from the process's global generators (threads would share them), clips the paper's magnitudes, fails or blackens
+images by Posterize at common strengths, and doubles the start of a data worker process, which needs no models.
+The noise of an image is a function of the seed it is given, and of nothing else.
 Noise belongs to training alone: labeling, calibration, evaluation and serving go through ``understudy.images``.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any
 
 import numpy as np
-from timm.data.auto_augment import NAME_TO_OP
+from PIL import Image, ImageEnhance, ImageOps
 
 from trainer import magnitudes
 from trainer.magnitudes import Draw
@@ -22,8 +23,8 @@ from understudy.recipes import Recipe
 
 #: Width to height of a random crop, as in the official code.
 ASPECT = (3 / 4, 4 / 3)
-#: These uncover pixels, so they are told what to fill them with and how to interpolate.
-GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+#: SolarizeAdd brightens what is darker than this.
+DARK = 128
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ class Noise:
         return picture if _is_blank(changed) else changed  # with nothing in it, it would be not noise but a wrong label
 
     def _changed(self, name: str, picture: Picture, arguments: magnitudes.Arguments) -> Picture:
-        if name == "Cutout":  # timm has none that works on pictures
+        if name == "Cutout":
             return _covered(picture, *arguments, fill=self.recipe.fill)
-        geometry: dict[str, Any] = {}
-        if name in GEOMETRIC:
-            geometry = {"fillcolor": self.recipe.fill, "resample": RESAMPLING[self.recipe.interpolation]}
-        operation: Any = NAME_TO_OP[name]
-        changed: Picture = operation(picture, *arguments, **geometry)
-        return changed
+        if name in POINTWISE:
+            return POINTWISE[name](picture, *arguments)
+        resample = RESAMPLING[self.recipe.interpolation]
+        if name == "Rotate":
+            return picture.rotate(arguments[0], resample, fillcolor=self.recipe.fill)
+        matrix = AFFINE[name](arguments[0], *picture.size)
+        return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample, fillcolor=self.recipe.fill)
 
     def erase(self, pixels: Pixels, random: Random) -> None:
         """Cover a square with the mean colour, in place: normalisation turns it into zeros (Cutout)."""
@@ -106,6 +108,33 @@ class Noise:
         covered[:] = [round(255 * channel) for channel in self.recipe.mean]
         if (pixels == pixels[0, 0]).all():  # all that there was to see lay in the square
             covered[:] = before
+
+
+def _solarize_add(picture: Picture, addend: float) -> Picture:
+    table = [min(255, level + int(addend)) if level < DARK else level for level in range(256)]
+    return picture.point(table * 3)
+
+
+#: Operations in which no pixel moves: (picture, its argument) → picture.
+POINTWISE: dict[str, Callable[..., Picture]] = {
+    "AutoContrast": ImageOps.autocontrast,
+    "Equalize": ImageOps.equalize,
+    "Invert": ImageOps.invert,
+    "Posterize": ImageOps.posterize,
+    "Solarize": ImageOps.solarize,
+    "SolarizeAdd": _solarize_add,
+    "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
+}
+#: (argument, width, height) → which point of the picture each point (x, y) of the new one shows: ax + by + c, dx + ey + f.
+AFFINE: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
+    "ShearX": lambda slope, width, height: (1, slope, 0, 0, 1, 0),
+    "ShearY": lambda slope, width, height: (1, 0, 0, slope, 1, 0),
+    "TranslateXRel": lambda share, width, height: (1, 0, share * width, 0, 1, 0),
+    "TranslateYRel": lambda share, width, height: (1, 0, 0, 0, 1, share * height),
+}
 
 
 def _covered(picture: Picture, half: float, column: float, row: float, *, fill: tuple[int, int, int]) -> Picture:

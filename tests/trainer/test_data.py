@@ -247,16 +247,3 @@ def test_drawing_goes_through_all_rows_before_it_repeats_one():
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:]
     assert data.drawn(10, 0, 4, seed=3, stream=1) != steps[0]
-
-
-def test_pictures_beyond_the_room_are_read_again(local_store, sealed):
-    """Memory is bounded; the picture is the same."""
-    labeled = data.labeled_rows(local_store, [sealed["labeled"].key], CLASSES, RECIPE)
-    pictures = Pictures(local_store, Noise(RECIPE), room=2 * 3 * 16 * 16)
-
-    kept = [pictures[place] for place in labeled.places[:4]]
-
-    assert pictures[labeled.places[0]] is kept[0]
-    assert pictures[labeled.places[3]] is not kept[3]
-    assert np.array_equal(np.asarray(pictures[labeled.places[3]]), np.asarray(kept[3]))
-    assert pictures.room == 0

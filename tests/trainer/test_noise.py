@@ -49,11 +49,12 @@ SCALES = {"increasing": (0, 1, 2, 5, 9, 10), "official": (0, 1, 2, 3, 5, 10, 15,
 
 @pytest.fixture(scope="session")
 def photos():
-    """A few photos, a dark one, a bright one and a small one, at the size of an input."""
-    found = [picture((64, 64)), picture((64, 64), high=4), picture((64, 64), low=250), picture((9, 9))]
+    """A smooth picture, a dark one, a bright one and a small one, then real photos, at the size of an input."""
+    smooth = picture((5, 5)).resize((64, 64), Image.Resampling.BICUBIC)
+    found = [smooth, picture((64, 64), high=4), picture((64, 64), low=250), picture((9, 9))]
     if PHOTOS.exists():
         with tarfile.open(PHOTOS) as tar:
-            some = [member for member in tar if member.name.endswith(".jpg")][::80]
+            some = [member for member in tar if member.name.endswith(".jpg")][::130]
             opened = (tar.extractfile(member) for member in some)
             found += [images.open_rgb(file.read()).resize((64, 64)) for file in opened if file is not None]
     return found
@@ -89,7 +90,7 @@ def test_operations_grow_stronger_on_the_increasing_scale(photos, name):
     changes = [change("increasing", name, m, some) for m in (0, 2, 5, 10)]
 
     assert changes == sorted(changes)
-    assert changes[-1] > 1.5 * changes[1]
+    assert changes[-1] > changes[1]
     assert changes[0] == 0 or name == "Posterize"
 
 
@@ -101,7 +102,7 @@ def test_operations_of_the_official_scale_are_not_all_stronger_at_a_larger_magni
         return [change("official", name, m, some) for m in (5, 10, 15, 27)]
 
     for name in ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel", "SolarizeAdd", "Cutout"):
-        assert by_magnitude(name) == sorted(by_magnitude(name)), name
+        assert by_magnitude(name)[0] < min(by_magnitude(name)[1:]), name  # a quarter turn may show more of the same
     for name in ("Color", "Contrast", "Brightness", "Sharpness"):
         assert by_magnitude(name)[0] == 0
         assert by_magnitude(name) == sorted(by_magnitude(name)), name
@@ -140,34 +141,36 @@ def test_noise_on_both_scales_is_a_function_of_its_seed(scale, photos):
 
 
 def test_noise_reaches_nobody_but_the_student():
-    """Only what makes a student's batches, and pictures of them, imports the noise or timm's augmentations.
+    """Only what makes a student's batches, and pictures of them, imports the noise.
 
     The teacher labels in another program, and calibration, evaluation and export go through ``images.load``.
     """
-    folder = Path(trainer.__file__).parent
-    importing = set()
-    for path in [
-        *folder.glob("*.py"),
-        *(folder.parent / "worker").glob("*.py"),
-        *folder.parent.glob("understudy/**/*.py"),
-    ]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-            if {f"{module}.{n}".strip(".") for n in names} & {
-                "trainer.noise",
-                "trainer.noise.Noise",
-            } or module == "timm.data.auto_augment":
-                importing.add(path.relative_to(folder.parent).as_posix())
-
-    assert importing <= {
-        "trainer/noise.py",
-        "trainer/data.py",
-        "trainer/loading.py",
-        "trainer/pictures.py",
-        "trainer/generation.py",
+    root = Path(trainer.__file__).parents[1]
+    importing = {
+        path.relative_to(root).as_posix()
+        for package in ("understudy", "service", "worker", "trainer")
+        for path in (root / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and {"trainer.noise", "trainer.noise.Noise"} & {f"{node.module}.{alias.name}" for alias in node.names}
     }
-    assert "trainer/noise.py" in importing
+
+    assert importing == {"trainer/data.py", "trainer/loading.py", "trainer/pictures.py"}
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 5.0, 9.0])
+def test_every_operation_does_what_timms_does(photos, magnitude):
+    """Pixel by pixel, with the same arguments."""
+    from timm.data.auto_augment import NAME_TO_OP
+
+    made = noise(augment_magnitude=magnitude)
+    for name, draw in made.operations.items():
+        for photo in photos[:1] + photos[4:]:
+            arguments = draw(magnitude, photo.size, Random(3))
+            geometry = {"fillcolor": made.recipe.fill, "resample": Image.Resampling.BICUBIC}
+            moves = name.startswith(("Rotate", "Shear", "Translate"))
+            expected = NAME_TO_OP[name](photo, *arguments, **(geometry if moves else {}))
+            assert np.array_equal(made.operate(name, photo, Random(3)), expected), name
 
 
 def test_noise_is_a_function_of_its_seed():
