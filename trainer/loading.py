@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Pictures are kept decoded until they take this much in all processes together: 85,000 of 64 px, or 3,500 of 320 px.
 CACHE_BYTES = 2**30
-#: Fewer cores than this: threads. On two of them, one busy with the model, a process beside it made no more
-#: pictures a second than threads, and took 8 s to start and 0.7 GB (see docs/noise.md, "How fast").
+#: Fewer cores than this: threads. On two cores processes took 4 to 8 % more CPU time an image (photos of 400 × 533,
+#: noised at 64 px), 0.32 GB each, and seconds to start; what threads lose to the interpreter's lock is less than a core.
 MIN_CORES = 3
 #: A run of fewer noised images is over before processes have paid for their start.
 MIN_IMAGES = 50_000

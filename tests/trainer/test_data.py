@@ -1,5 +1,6 @@
 import ast
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,30 @@ def test_batches_are_a_function_of_seed_and_step(local_store, sealed):
         assert np.array_equal(one.pixels, two.pixels)
         assert np.array_equal(one.targets, two.targets)
     assert not np.array_equal(other.pixels, resumed[0].pixels)
+
+
+def test_a_process_makes_the_batches_that_threads_make(local_store, sealed):
+    """Pixels and targets, from the step on at which a run resumes; labeled and pseudo-labeled ones."""
+    labeled = data.labeled_rows(local_store, [sealed["labeled"].key], CLASSES, RECIPE)
+    pseudo = data.pseudo_rows(local_store, *selected(local_store, sealed["unlabeled"], [2] * 9), CLASSES, SOFT)
+    threads = make_batches(local_store, labeled, pseudo)
+
+    made = list(replace(threads, num_workers=1).since(3, 6))
+
+    for one, two in zip(made, threads.since(3, 6), strict=True):
+        assert np.array_equal(one.pixels, two.pixels)
+        assert np.array_equal(one.targets, two.targets)
+        assert (one.num_labeled, len(one.pixels)) == (4, 16)
+
+
+def test_a_short_run_starts_no_process_unless_it_is_asked_for(local_store, sealed):
+    """However many cores there are."""
+    labeled = data.labeled_rows(local_store, [sealed["labeled"].key], CLASSES, RECIPE)
+
+    made = [data.batches(local_store, labeled, None, RECIPE, 0, 10, workers) for workers in (-1, 0, 2)]
+
+    assert [one.num_workers for one in made] == [0, 0, 2]
+    assert made[0].num_images == 4
 
 
 def test_drawing_goes_through_all_rows_before_it_repeats_one():
