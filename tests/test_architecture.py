@@ -30,8 +30,8 @@ ARROWS = {
 DOORS = {
     # The trainer's variants are made with its converters; they run in the engine.
     "onnxruntime": ("understudy/engine.py", "trainer/variants.py"),
-    # The trainer's augmentations work on Pillow's images; test pictures are made with it. Neither decodes.
-    "PIL": ("understudy/images.py", "understudy/testing.py", "trainer/noise.py"),
+    # Test pictures are made with it, the trainer's noise works on its images, and contact sheets are drawn. None decodes.
+    "PIL": ("understudy/images.py", "understudy/testing.py", "trainer/noise.py", "trainer/pictures.py"),
     "obstore": ("understudy/store.py",),
     "sqlalchemy": ("understudy/catalog/",),
     "alembic": ("understudy/catalog/",),

@@ -53,7 +53,7 @@ def run(read: TrainerSettings) -> int:
     device = distributed.device(read.device)
     with distributed.joined(device) as ranks, heartbeat.beating(read.heartbeat_file):
         if ranks.rank > 0:
-            generation.train_along(Store(read.store_url), device, ranks, stopping.is_set)
+            generation.train_along(Store(read.store_url), device, ranks, read.data_workers, stopping.is_set)
             return 0
         lead(read, device, ranks, stopping)
         return 1 if ranks.is_broken else 0
@@ -73,6 +73,7 @@ def lead(read: TrainerSettings, device: str, ranks: Ranks, stopping: threading.E
             mlflow_url=read.mlflow_url,
             spool=read.spool,
             ranks=ranks,
+            data_workers=read.data_workers,
         )
         work(place, stopping, lease_s=read.lease_s)
     if not ranks.is_broken:

@@ -26,6 +26,7 @@ from trainer import (
     gate,
     looks,
     model,
+    pictures,
     plots,
     selection,
     tracking,
@@ -39,7 +40,6 @@ from trainer.checkpoints import Checkpoints
 from trainer.diary import Diary
 from trainer.distributed import Ranks
 from trainer.evaluate import Measured
-from trainer.noise import Noise
 from trainer.plan import Plan, begin, fresh_student, make_plan
 from trainer.progress import Progress
 from trainer.robustness import measures
@@ -81,6 +81,7 @@ class Workplace:
     mlflow_url: str = ""  #: where ended generations are told; empty: nowhere
     spool: Path | None = None  #: for what does not fit into memory; None: the system's temporary folder
     ranks: Ranks = field(default_factory=Ranks)  #: the processes that train together
+    data_workers: int = -1  #: processes that make batches; 0: threads, -1: by the cores
 
 
 def run(place: Workplace, claim: Claim, progress: Progress, generation: Generation) -> GateReport:
@@ -295,11 +296,12 @@ def train_student(work: _Work, plan: Plan, selected: Selection | None, prefix: s
         place.store, work.number, work.claim.attempt, lambda: renew(place.catalog, work.claim), f"{prefix}checkpoints"
     )
     run = training_run(
-        order, place.store, place.device, place.ranks, checkpoints,
+        order, place.store, place.device, place.ranks, checkpoints, data_workers=place.data_workers,
         show=work.shows(f"train {prefix.rstrip('-')}"), is_stopping=lambda: work.progress.is_stopping,
     )  # fmt: skip
     diary = None if prefix else _diary(work, plan, run)
     if diary is not None:
+        work.keep("augmented.jpg", partial(pictures.of_student, run.batches, plan.classes))
         run = replace(
             run, observer=diary, show=lambda done, total: work.progress.show("train", done, total, diary.figures)
         )
@@ -347,6 +349,7 @@ def training_run(
     ranks: Ranks,
     checkpoints: Checkpoints,
     *,
+    data_workers: int,
     show: Callable[[int, int], None],
     is_stopping: Callable[[], bool],
 ) -> train.Run:
@@ -355,15 +358,16 @@ def training_run(
     labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
     pseudo = None
     if order.selected is not None:
-        name = selection.rows_name(order.selected.rows_sha256)
-        rows = store.get(generation_key(plan.generation, name))
-        pseudo = data.pseudo_rows(store, rows, order.selected, plan.classes, recipe)
-    noise = Noise(recipe)
+        key = generation_key(plan.generation, selection.rows_name(order.selected.rows_sha256))
+        pseudo = data.pseudo_rows(store, key, order.selected, plan.classes, recipe)
+        for sentence in data.lone_classes(labeled, pseudo, plan.classes):
+            log.warning("generation %d: %s", plan.generation, sentence)
+    num_steps = recipe.teacher_steps if plan.teacher is None else recipe.student_steps
     return train.Run(
-        batches=data.Batches(labeled, pseudo, data.Pictures(store, noise), noise, recipe, plan.seed),
+        batches=data.batches(store, labeled, pseudo, recipe, plan.seed, num_steps, data_workers),
         checkpoints=checkpoints,
         recipe=recipe,
-        num_steps=recipe.teacher_steps if plan.teacher is None else recipe.student_steps,
+        num_steps=num_steps,
         seed=plan.seed,
         device=model.device(device),
         show=show,
@@ -372,7 +376,7 @@ def training_run(
     )
 
 
-def train_along(store: Store, device: str, ranks: Ranks, is_stopping: Callable[[], bool]) -> None:
+def train_along(store: Store, device: str, ranks: Ranks, data_workers: int, is_stopping: Callable[[], bool]) -> None:
     """What every process but the first does: train what rank 0 tells, until it tells the end.
 
     Raises RanksLost when another process is gone; what it cannot do itself it tells the others, and waits.
@@ -382,7 +386,7 @@ def train_along(store: Store, device: str, ranks: Ranks, is_stopping: Callable[[
         log.info("generation %d: training along as rank %d of %d", order.plan.generation, ranks.rank, ranks.size)
         try:
             run = training_run(
-                order, store, device, ranks, Checkpoints(store, order.plan.generation),
+                order, store, device, ranks, Checkpoints(store, order.plan.generation), data_workers=data_workers,
                 show=lambda done, total: None, is_stopping=is_stopping,
             )  # fmt: skip
             beginning = _beginning(store, order)

@@ -1,79 +1,30 @@
 """Input noise: what a student sees instead of an image (RandAugment, crop, flip, erasing).
 
-The pixel operations are timm's; their arguments are drawn here, because timm draws them from the
-process's global generators (threads would share them) and its Posterize fails or blackens images at
-common strengths. The noise of an image is a function of the seed it is given, and of nothing else.
-Noise belongs to training alone: labeling, evaluation and serving go through ``understudy.images``.
+Pixel by pixel the operations do what timm's do. They stand here, and their arguments in ``magnitudes``, because timm
+draws from the process's global generators (threads would share them), clips the paper's magnitudes, fails or blackens
+images by Posterize at common strengths, and doubles the start of a data worker process, which needs no models.
+The noise of an image is a function of the seed it is given, and of nothing else.
+Noise belongs to training alone: labeling, calibration, evaluation and serving go through ``understudy.images``.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from random import Random
-from typing import Any
 
 import numpy as np
-from timm.data.auto_augment import NAME_TO_OP
+from PIL import Image, ImageEnhance, ImageOps
 
+from trainer import magnitudes
+from trainer.magnitudes import Draw
 from understudy.images import RESAMPLING, Picture, Pixels, frame
 from understudy.recipes import Recipe
 
-#: Fewer bits leave a dark photo black, and Pillow 13 refuses 0 of them.
-MIN_BITS = 2
-#: The end of timm's magnitude scale (the official one extrapolates beyond it).
-MAX_MAGNITUDE = 10.0
 #: Width to height of a random crop, as in the official code.
 ASPECT = (3 / 4, 4 / 3)
-
-Draw = Callable[[float, Random], tuple[float, ...]]  # (strength 0..1, generator) → the operation's arguments
-
-
-def _nothing(strength: float, random: Random) -> tuple[float, ...]:
-    return ()
-
-
-def _signed(reach: float, strength: float, random: Random) -> tuple[float, ...]:
-    return (random.choice((-1, 1)) * reach * strength,)
-
-
-def _enhance(strength: float, random: Random) -> tuple[float, ...]:
-    return (max(0.1, 1.0 + random.choice((-1, 1)) * 0.9 * strength),)
-
-
-def _bits(strength: float, random: Random) -> tuple[float, ...]:
-    return (max(MIN_BITS, 4 - int(4 * strength)),)
-
-
-def _threshold(strength: float, random: Random) -> tuple[float, ...]:
-    return (256 - int(256 * strength),)
-
-
-def _addend(strength: float, random: Random) -> tuple[float, ...]:
-    return (int(110 * strength),)
-
-
-#: RandAugment's operations on timm's "increasing" scale: at strength 0 none of them with an argument
-#: does anything. Cutout, the sixteenth of the paper's, is ``erasing``.
-OPERATIONS: dict[str, Draw] = {
-    "AutoContrast": _nothing,
-    "Equalize": _nothing,
-    "Invert": _nothing,
-    "Rotate": partial(_signed, 30.0),  # degrees
-    "Posterize": _bits,
-    "Solarize": _threshold,
-    "SolarizeAdd": _addend,
-    "Color": _enhance,
-    "Contrast": _enhance,
-    "Brightness": _enhance,
-    "Sharpness": _enhance,
-    "ShearX": partial(_signed, 0.3),
-    "ShearY": partial(_signed, 0.3),
-}
-#: Their reach is the recipe's: timm's own 0.45 of the side takes small objects out of the picture.
-TRANSLATIONS = ("TranslateXRel", "TranslateYRel")
-#: These uncover pixels, so they are told what to fill them with and how to interpolate.
-GEOMETRIC = ("Rotate", "ShearX", "ShearY", *TRANSLATIONS)
+#: SolarizeAdd brightens what is darker than this.
+DARK = 128
 
 
 @dataclass(frozen=True)
@@ -84,7 +35,10 @@ class Noise:
 
     def __call__(self, picture: Picture, seed: str) -> Pixels:
         random = Random(seed)
-        pixels = np.array(self.rand_augment(self.crop(picture, random), random))  # (size, size, 3) uint8, a copy
+        cropped = self.crop(picture, random)
+        if _is_blank(cropped):  # a corner of the background
+            cropped = self._whole(picture)
+        pixels = np.array(self.rand_augment(cropped, random))  # (size, size, 3) uint8, a copy
         self.erase(pixels, random)
         is_mirrored = self.recipe.flip and random.random() < 0.5
         return pixels[:, ::-1] if is_mirrored else pixels
@@ -109,29 +63,39 @@ class Noise:
         height = min(math.sqrt(area / aspect), picture.height)
         left = random.uniform(0, picture.width - width)
         top = random.uniform(0, picture.height - height)
+        return self._whole(picture, box=(left, top, left + width, top + height))
+
+    def _whole(self, picture: Picture, box: tuple[float, float, float, float] | None = None) -> Picture:
         side = self.recipe.size
-        box = (left, top, left + width, top + height)
         return picture.resize((side, side), RESAMPLING[self.recipe.interpolation], box=box)
 
+    @cached_property
+    def operations(self) -> dict[str, Draw]:
+        """RandAugment's operations on the recipe's scale."""
+        return magnitudes.operations(self.recipe)
+
     def rand_augment(self, picture: Picture, random: Random) -> Picture:
-        """n operations drawn with replacement, each always applied (the paper's; timm's default is one in two)."""
+        """n operations drawn with replacement, each always applied (official code; timm's default is one in two)."""
         for _ in range(self.recipe.augment_ops):
-            name = random.choice((*OPERATIONS, *TRANSLATIONS))
-            changed = self.operate(name, picture, random)
-            if not _is_blank(changed):  # a picture with nothing in it is not noise but a wrong label
-                picture = changed
+            picture = self.operate(random.choice(list(self.operations)), picture, random)
         return picture
 
     def operate(self, name: str, picture: Picture, random: Random) -> Picture:
-        """One operation of RandAugment at the recipe's magnitude."""
-        draw = OPERATIONS.get(name) or partial(_signed, self.recipe.translate_fraction)
-        arguments = draw(self.recipe.augment_magnitude / MAX_MAGNITUDE, random)
-        geometry: dict[str, Any] = {}
-        if name in GEOMETRIC:
-            geometry = {"fillcolor": self.recipe.fill, "resample": RESAMPLING[self.recipe.interpolation]}
-        operation: Any = NAME_TO_OP[name]
-        changed: Picture = operation(picture, *arguments, **geometry)
-        return changed
+        """One operation of RandAugment at the recipe's magnitude; the picture as it was if that leaves nothing of it."""
+        arguments = self.operations[name](self.recipe.augment_magnitude, picture.size, random)
+        changed = self._changed(name, picture, arguments)
+        return picture if _is_blank(changed) else changed  # with nothing in it, it would be not noise but a wrong label
+
+    def _changed(self, name: str, picture: Picture, arguments: magnitudes.Arguments) -> Picture:
+        if name == "Cutout":
+            return _covered(picture, *arguments, fill=self.recipe.fill)
+        if name in POINTWISE:
+            return POINTWISE[name](picture, *arguments)
+        resample = RESAMPLING[self.recipe.interpolation]
+        if name == "Rotate":
+            return picture.rotate(arguments[0], resample, fillcolor=self.recipe.fill)
+        matrix = AFFINE[name](arguments[0], *picture.size)
+        return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample, fillcolor=self.recipe.fill)
 
     def erase(self, pixels: Pixels, random: Random) -> None:
         """Cover a square with the mean colour, in place: normalisation turns it into zeros (Cutout)."""
@@ -140,7 +104,46 @@ class Noise:
         side = max(1, round(self.recipe.size * self.recipe.erasing_fraction))
         row, column = (random.randrange(self.recipe.size) - side // 2 for _ in range(2))
         covered = pixels[max(0, row) : row + side, max(0, column) : column + side]
+        before = covered.copy()
         covered[:] = [round(255 * channel) for channel in self.recipe.mean]
+        if (pixels == pixels[0, 0]).all():  # all that there was to see lay in the square
+            covered[:] = before
+
+
+def _solarize_add(picture: Picture, addend: float) -> Picture:
+    table = [min(255, level + int(addend)) if level < DARK else level for level in range(256)]
+    return picture.point(table * 3)
+
+
+#: Operations in which no pixel moves: (picture, its argument) → picture.
+POINTWISE: dict[str, Callable[..., Picture]] = {
+    "AutoContrast": ImageOps.autocontrast,
+    "Equalize": ImageOps.equalize,
+    "Invert": ImageOps.invert,
+    "Posterize": ImageOps.posterize,
+    "Solarize": ImageOps.solarize,
+    "SolarizeAdd": _solarize_add,
+    "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
+}
+#: (argument, width, height) → which point of the picture each point (x, y) of the new one shows: ax + by + c, dx + ey + f.
+AFFINE: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
+    "ShearX": lambda slope, width, height: (1, slope, 0, 0, 1, 0),
+    "ShearY": lambda slope, width, height: (1, 0, 0, slope, 1, 0),
+    "TranslateXRel": lambda share, width, height: (1, 0, share * width, 0, 1, 0),
+    "TranslateYRel": lambda share, width, height: (1, 0, 0, 0, 1, share * height),
+}
+
+
+def _covered(picture: Picture, half: float, column: float, row: float, *, fill: tuple[int, int, int]) -> Picture:
+    """The picture without a square: ``half`` pixels to each side of a point, cut off where the picture ends."""
+    box = (round(column - half), round(row - half), round(column + half), round(row + half))
+    left, top, right, bottom = (max(0, edge) for edge in box)
+    changed = picture.copy()
+    changed.paste(fill, (left, top, min(right, picture.width), min(bottom, picture.height)))
+    return changed
 
 
 def _is_blank(picture: Picture) -> bool:

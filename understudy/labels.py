@@ -112,6 +112,12 @@ def _batches(store: Store, keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
                 yield pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMA)
 
 
+def batches(store: Store, key: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns of any Parquet file of ours, in order, ``BATCH_ROWS`` at a time. Raises FileNotFoundError."""
+    with store.open(key) as file:
+        yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(columns))
+
+
 def query(
     store: Store,
     keys: Sequence[str],

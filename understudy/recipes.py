@@ -172,7 +172,7 @@ teacher's (teacher)."""
     augment_magnitude: float = Field(5.0, ge=0)
     """RandAugment's m, on that scale."""
     translate_fraction: float = Field(0.2, ge=0, le=0.5)
-    """Of the side, at magnitude 10."""
+    """Of the side, at 10 on the increasing scale."""
     fill: tuple[Level, Level, Level] = (128, 128, 128)
     """What rotations and shifts uncover."""
     min_crop_area: float = Field(0.35, gt=0, le=1)

@@ -170,6 +170,9 @@ class TrainerSettings(BackgroundSettings):
     mlflow_url: str = Field(
         "", description="MLflow that every ended generation is told to: http://host:5000; empty: none"
     )
+    data_workers: int = Field(
+        -1, ge=-1, le=64, description="processes that make a student's batches; 0: threads; -1: by the cores"
+    )
 
 
 def read(kind: type[S], **overrides: object) -> S:

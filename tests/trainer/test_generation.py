@@ -93,6 +93,9 @@ def test_two_generations(make_world):
     assert card.data["num_labeled"] == 60
     assert card.data["num_pseudo"] > 0
     assert world.store.list("generations/0001/checkpoints") == []
+    for number in (0, 1):  # what the student saw: one row of labeled images, then one of pseudo-labeled ones
+        seen = images.decode(world.store.get(f"generations/{number:04d}/augmented.jpg"))
+        assert seen.shape[0] == (number + 1) * 78
 
 
 def test_a_generation_leaves_its_figures(make_taught_world):
@@ -122,7 +125,7 @@ def test_a_generation_leaves_its_figures(make_taught_world):
 
 #: Where a trainer may die: after each of these writes of generation 1.
 DEATHS = [
-    "plan.json", "labels.json", "selection-", "selection.json", "00000000/tensors", "00000010/state.json",
+    "plan.json", "labels.json", "selection-", "selection.json", "augmented.jpg", "00000000/tensors", "00000010/state.json",
     "00000020/tensors", "weights.safetensors", "training.json", "answers.json", "calibration.json", "model.onnx", "export.json",
     "model.fp16.onnx", "model.int8.onnx", "variants.json", "evaluation-g0001", "evaluation-g0000",
     "robustness-g0001", "robustness-g0000", "gate-", "variants-", "reliability.png", "confusion.png",
