@@ -99,11 +99,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on."""
+    """What one step trains on; or one process' part of it, where several train together."""
 
     pixels: Pixels  # (N, size, size, 3) uint8
     targets: Whole  # (N, C) float32
     num_labeled: int  # L: these come first
+    labeled_share: float = 1.0  #: of the step's labeled images
+    pseudo_share: float = 1.0  #: of its other ones
 
 
 # -- data sets ------------------------------------------------------------------------------------
@@ -290,19 +292,28 @@ class Batches:
     recipe: Recipe
     seed: int
     num_workers: int = field(default=0, kw_only=True)  #: processes that make them; 0: threads of this one
+    part: tuple[int, int] = field(default=(0, 1), kw_only=True)  #: the i-th part of so many of each batch
 
     @property
     def num_images(self) -> int:
-        """Of a batch."""
+        """Of a whole batch."""
         return self.recipe.labeled_batch * (1 if self.pseudo is None else 1 + self.recipe.unlabeled_ratio)
 
     def at(self, step: int) -> Batch:
-        """The batch of a step: labeled images, then ``unlabeled_ratio`` times as many pseudo-labeled ones."""
+        """The batch of a step: labeled images, then ``unlabeled_ratio`` times as many pseudo-labeled ones.
+
+        With ``part`` it is that part of both, each image as it is in the whole.
+        """
         return self._batch(step, self.pictures.made(self.request(step)))
 
     def request(self, step: int) -> Request:
         """The images of a step, and the seed of their noise."""
-        return Request(f"{self.seed}/{step}", tuple(rows.place(i) for rows, drawn in self._drawn(step) for i in drawn))
+        chosen = [
+            (number, rows.place(i)) for rows, first, drawn in self._drawn(step) for number, i in enumerate(drawn, first)
+        ]
+        return Request(
+            f"{self.seed}/{step}", tuple(place for _, place in chosen), tuple(number for number, _ in chosen)
+        )
 
     def since(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """The batches of the steps from ``first_step`` to ``num_steps``, made beside the model while it trains."""
@@ -332,29 +343,50 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def _batch(self, step: int, pixels: Pixels) -> Batch:
-        whole = [rows.whole_targets(drawn) for rows, drawn in self._drawn(step)]
-        return Batch(pixels, np.concatenate(whole), self.recipe.labeled_batch)
+        mine = self._drawn(step)
+        targets = np.concatenate([rows.whole_targets(drawn) for rows, _, drawn in mine])
+        num_labeled, num_pseudo = (len(drawn) for _, _, drawn in (*mine, (None, 0, ()))[:2])
+        whole = self.recipe.labeled_batch
+        return Batch(
+            pixels, targets, num_labeled, num_labeled / whole, num_pseudo / (whole * self.recipe.unlabeled_ratio)
+        )
 
-    def _drawn(self, step: int) -> list[tuple[Rows, list[int]]]:
-        num_labeled = self.recipe.labeled_batch
-        found = [(self.labeled, drawn(len(self.labeled), step, num_labeled, self.seed, LABELED))]
-        if self.pseudo is not None:
-            count = num_labeled * self.recipe.unlabeled_ratio
-            found.append((self.pseudo, drawn(len(self.pseudo), step, count, self.seed, PSEUDO)))
+    def _drawn(self, step: int) -> list[tuple[Rows, int, list[int]]]:
+        """What this process takes of each data set: the set, the first one's number in the batch, the rows."""
+        i, num = self.part
+        found, first = [], 0
+        for rows, count, stream in self._sources():
+            chosen = drawn(len(rows), step, count, self.seed, stream)
+            mine = slice(i * count // num, (i + 1) * count // num)
+            found.append((rows, first + mine.start, chosen[mine]))
+            first += count
         return found
+
+    def _sources(self) -> Iterator[tuple[Rows, int, int]]:
+        num_labeled = self.recipe.labeled_batch
+        yield self.labeled, num_labeled, LABELED
+        if self.pseudo is not None:
+            yield self.pseudo, num_labeled * self.recipe.unlabeled_ratio, PSEUDO
 
 
 def batches(
-    store: Store, labeled: Rows, pseudo: Rows | None, recipe: Recipe, seed: int, num_steps: int, data_workers: int = 0
+    store: Store,
+    labeled: Rows,
+    pseudo: Rows | None,
+    recipe: Recipe,
+    seed: int,
+    num_steps: int,
+    data_workers: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Batches:
     """The batches of a run of so many steps; ``data_workers`` as in the settings, -1 to decide by the cores."""
     noise = Noise(recipe)
-    made = Batches(labeled, pseudo, Pictures(store, noise), noise, recipe, seed)
+    made = Batches(labeled, pseudo, Pictures(store, noise), noise, recipe, seed, part=part)
     num_workers = loading.num_workers(
         data_workers,
         cores=available_cores(),
-        num_images=made.num_images * num_steps,
-        batch_bytes=3 * made.num_images * recipe.size**2,
+        num_images=made.num_images * num_steps // part[1],
+        batch_bytes=3 * made.num_images * recipe.size**2 // part[1],
     )
     return replace(made, num_workers=num_workers)
 

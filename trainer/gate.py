@@ -73,7 +73,7 @@ def decide(
     ``look`` says which error rate the proof is held to (None: this is the first look at the holdout), and
     ``robustness`` is the challenger's and the champion's. ``control`` is for information: it decides nothing.
     """
-    look = look or looks.next_look((), {"holdout": len(challenger.truth)})
+    look = look or looks.next_look((), {"": len(challenger.truth)})
     evidence = _first(challenger, look)
     if champion is not None:
         budgets = _budgets(challenger.evaluation, champion.evaluation, robustness, limits or Limits())

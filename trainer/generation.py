@@ -364,7 +364,9 @@ def training_run(
             log.warning("generation %d: %s", plan.generation, sentence)
     num_steps = recipe.teacher_steps if plan.teacher is None else recipe.student_steps
     return train.Run(
-        batches=data.batches(store, labeled, pseudo, recipe, plan.seed, num_steps, data_workers),
+        batches=data.batches(
+            store, labeled, pseudo, recipe, plan.seed, num_steps, data_workers, part=(ranks.rank, ranks.size)
+        ),
         checkpoints=checkpoints,
         recipe=recipe,
         num_steps=num_steps,

@@ -90,8 +90,9 @@ class Learner:
         """One step on one batch, in one forward pass, so that BatchNorm sees all images alike.
 
         With ``accumulate`` it is so many passes: the gradient is the whole batch's, but BatchNorm sees the parts.
+        Where several processes train, ``batch`` is this one's part.
         """
-        mine = self._mine(batch)
+        mine = list(portions(batch, self.accumulate))
         train_mode(self.model)
         if not self._is_proven:
             self._prove(mine[0])
@@ -119,11 +120,6 @@ class Learner:
         ]
         self._unseen.clear()
         return found
-
-    def _mine(self, batch: Batch) -> list[Portion]:
-        """This process' rows of a batch, in as many portions as it runs one after the other."""
-        every = portions(batch, self._ranks.size * self.accumulate)
-        return [portion for i, portion in enumerate(every) if i % self._ranks.size == self._ranks.rank]
 
     def _gradients(self, mine: list[Portion]) -> Tensor:
         """The gradient of the whole batch, summed over portions and processes; gives its losses, (2,) float32."""

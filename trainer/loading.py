@@ -58,10 +58,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Some images, and what their noise is drawn from: with the same seed the same pixels."""
+    """Some images of a batch, and what their noise is drawn from: the seed, and each one's number in the batch."""
 
     seed: str
     places: tuple[Place, ...]  # N
+    numbers: tuple[int, ...] | None = None  #: N; None: 0 and up
 
 
 class WorkersDied(RuntimeError):
@@ -96,7 +97,9 @@ class Pictures:
 
     def made(self, request: Request) -> Pixels:
         """The noised images of a request: (N, size, size, 3) uint8."""
-        return np.stack([self.noise(self[p], f"{request.seed}/{i}") for i, p in enumerate(request.places)])
+        numbers = range(len(request.places)) if request.numbers is None else request.numbers
+        noised = [self.noise(self[p], f"{request.seed}/{i}") for i, p in zip(numbers, request.places, strict=True)]
+        return np.stack(noised)
 
     def _decoded(self, place: Place) -> Picture:
         try:

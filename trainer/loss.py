@@ -69,7 +69,7 @@ def losses(
 def portions(batch: Batch, num: int) -> Iterator[Portion]:
     """The batch in so many portions, each with its part of the labeled rows and of the others."""
     if num == 1:
-        yield Portion(batch.pixels, batch.targets, batch.num_labeled)
+        yield Portion(batch.pixels, batch.targets, batch.num_labeled, batch.labeled_share, batch.pseudo_share)
         return
     num_pseudo = len(batch.pixels) - batch.num_labeled
     for i in range(num):
@@ -79,8 +79,8 @@ def portions(batch: Batch, num: int) -> Iterator[Portion]:
             np.concatenate([batch.pixels[labeled], batch.pixels[pseudo]]),
             np.concatenate([batch.targets[labeled], batch.targets[pseudo]]),
             labeled.stop - labeled.start,
-            (labeled.stop - labeled.start) / batch.num_labeled,
-            (pseudo.stop - pseudo.start) / max(1, num_pseudo),
+            batch.labeled_share * (labeled.stop - labeled.start) / max(1, batch.num_labeled),
+            batch.pseudo_share * (pseudo.stop - pseudo.start) / max(1, num_pseudo),
         )
 
 

@@ -180,7 +180,7 @@ class Run:
     # -- step by step -----------------------------------------------------------------------------
 
     def _go(self, learner: Learner, state: RunState) -> RunState:
-        journal, done = _Journal(self.num_steps, state), state.step
+        journal, done = _Journal(self.num_steps, state, self.ranks.size), state.step
         with closing(self.batches.since(state.step, self.num_steps)) as batches:  # type: ignore[type-var]
             for step, batch in enumerate(batches, state.step):
                 with self.ranks.together(is_stopping=self.is_stopping()) as shall_stop:
@@ -236,8 +236,8 @@ class Run:
 class _Journal:
     """What a run remembers of its steps: lines of history, the guard's sight of the loss, the time."""
 
-    def __init__(self, num_steps: int, begun: RunState) -> None:
-        self._num_steps, self._begun = num_steps, begun
+    def __init__(self, num_steps: int, begun: RunState, num_processes: int) -> None:
+        self._num_steps, self._begun, self._num_processes = num_steps, begun, num_processes
         self._line_every = max(1, num_steps // HISTORY_LINES)
         self._history, self._watched = list(begun.history), begun.watched
         self.validations = list(begun.validations)
@@ -246,7 +246,7 @@ class _Journal:
         self._num_images = 0
 
     def count(self, batch: Batch) -> None:
-        self._num_images += len(batch.pixels)
+        self._num_images += len(batch.pixels) * self._num_processes
 
     def note(self, learner: Learner) -> Metrics:
         """Take down what the learner found since it was last asked; gives the newest. Raises NotFinite and RanAway."""

@@ -125,7 +125,7 @@ def test_only_evaluation_reads_the_holdout():
         for path in folder.glob("*.py")
     }
 
-    assert {name: count for name, count in spoken.items() if count} == {"evaluate.py": 1, "plan.py": 1}
+    assert {name: count for name, count in spoken.items() if count} == {"evaluate.py": 1, "generation.py": 1, "plan.py": 1}
 
 
 def test_a_selection_that_is_gone_or_damaged_is_named(local_store, sealed):
@@ -272,3 +272,20 @@ def test_drawing_goes_through_all_rows_before_it_repeats_one():
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:]
     assert data.drawn(10, 0, 4, seed=3, stream=1) != steps[0]
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_parts_of_a_batch_are_the_whole(local_store, sealed, num):
+    """What processes that train together make are the images of one process, noise and all, each once."""
+    labeled = data.labeled_rows(local_store, [sealed["labeled"].key], CLASSES, RECIPE)
+    pseudo = data.pseudo_rows(local_store, *selected(local_store, sealed["unlabeled"], [1] * 9), CLASSES, RECIPE)
+
+    whole = data.batches(local_store, labeled, pseudo, RECIPE, 3, 10).at(2)
+    parts = [data.batches(local_store, labeled, pseudo, RECIPE, 3, 10, part=(i, num)).at(2) for i in range(num)]
+
+    for of in (lambda part: part.pixels, lambda part: part.targets):
+        labeled_ones = [of(part)[: part.num_labeled] for part in parts]
+        others = [of(part)[part.num_labeled :] for part in parts]
+        assert np.array_equal(np.concatenate(labeled_ones + others), of(whole))
+    assert sum(part.labeled_share for part in parts) == pytest.approx(1)
+    assert sum(part.pseudo_share for part in parts) == pytest.approx(1)
