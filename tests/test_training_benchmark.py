@@ -55,7 +55,8 @@ def test_what_was_kept_is_read_again_and_reported(results, tmp_path):
     assert report.read(kept) == results
     report.write(report.read(kept), tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "## digits" in text and "- cores: 2" in text
+    assert "## digits" in text
+    assert "- cores: 2" in text
     assert "| digits | 0 | no noise | 90.00 | -2.00 |" in text
 
 
