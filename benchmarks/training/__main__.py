@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,39 +50,54 @@ def main(
         raise typer.Exit(2)
     torch.set_num_threads(threads)
     results = report.read(keep) if keep is not None and keep.exists() else Results(described=machine.describe(PACKAGES))
+    bench = Bench(results, folder, quick, keep, console)
     for name in names.split(","):
         chosen = [int(seed) for seed in seeds.split(",")] if seeds else list(SETTINGS[name].seeds)
         for seed in chosen:
-            measure(results, name, seed, folder, quick, ablations and seed == chosen[0], console)
-            if keep is not None:
-                keep.write_text(results.to_json())
+            bench.measure(name, seed, with_ablations=ablations and seed == chosen[0])
     sheets.show(report.every(results), console)
     if write is not None:
         report.write(results, write)
         console.print(f"written to {write}")
 
 
-def measure(
-    results: Results, name: str, seed: int, folder: Path | None, is_quick: bool, with_ablations: bool, console: Console
-) -> None:
-    """One seed of one set, unless it is in the results already."""
-    began = time.monotonic()
+@dataclass(frozen=True)
+class Bench:
+    """What all seeds of all sets are measured with."""
 
-    def show(arm: str, made: Arm) -> None:
+    results: Results
+    folder: Path | None
+    is_quick: bool
+    keep: Path | None
+    console: Console
+
+    def measure(self, name: str, seed: int, *, with_ablations: bool) -> None:
+        """One seed of one set, but for what is in the results already."""
+        place = Path(tempfile.mkdtemp(dir=self.folder, prefix="training-benchmark-"))
+        chain = Chain(name, SETTINGS[name], seed, place, self.is_quick)
+        show = partial(self._show, f"{name}, seed {seed}", time.monotonic())
+        chains, ablated = self.results.chains.setdefault(name, {}), self.results.ablations.setdefault(name, {})
+        try:
+            if seed not in chains:
+                chains[seed] = chain.arms(show)
+                self._save()
+            if with_ablations and seed not in ablated:
+                ablated[seed] = chain.ablated(show)
+                self._save()
+        finally:
+            shutil.rmtree(place)
+
+    def _show(self, what: str, began: float, arm: str, made: Arm) -> None:
         accuracies = ", ".join(f"{test} {100 * accuracy:.2f} %" for test, accuracy in made.accuracy.items())
         minutes = (time.monotonic() - began) / 60
-        console.print(f"{name}, seed {seed}, {arm}: {accuracies} ({minutes:.1f} min)", highlight=False)
+        self.console.print(f"{what}, {arm}: {accuracies} ({minutes:.1f} min)", highlight=False)
 
-    place = Path(tempfile.mkdtemp(dir=folder, prefix="training-benchmark-"))
-    chain = Chain(name, SETTINGS[name], seed, place, is_quick)
-    try:
-        chains, ablated = results.chains.setdefault(name, {}), results.ablations.setdefault(name, {})
-        if seed not in chains:
-            chains[seed] = chain.arms(show)
-        if with_ablations and seed not in ablated:
-            ablated[seed] = chain.ablated(show)
-    finally:
-        shutil.rmtree(place)
+    def _save(self) -> None:
+        """The whole file or none of it: a run may be killed at any moment."""
+        if self.keep is not None:
+            beside = self.keep.with_name(f"{self.keep.name}.new")
+            beside.write_text(self.results.to_json())
+            beside.replace(self.keep)
 
 
 if __name__ == "__main__":
