@@ -44,7 +44,7 @@ def every(results: Results) -> list[Sheet]:
     made = [sheets.verdicts(list(targets(results)))]
     for name, chains in results.chains.items():
         made += [_accuracy(name, chains), _seeds(name, chains)]
-    if results.ablations:
+    if any(results.ablations.values()):
         made.append(_ablations(results))
     return made
 
