@@ -35,7 +35,9 @@ def main(
     seeds: Annotated[
         str | None, typer.Option(help="such as 0,1,2; else six for digits and three for the others")
     ] = None,
-    ablations: Annotated[bool, typer.Option(help="also first students without noise, …, at the first seed")] = True,
+    ablations: Annotated[
+        str, typer.Option(help="sets of which also first students without noise, … are trained, at the first seed")
+    ] = "digits,fashion-mnist",
     threads: Annotated[int, typer.Option(help="of torch; results depend on it in the last digits")] = 1,
     folder: Annotated[
         Path | None, typer.Option(help="where 2 GB may be written; the system's temporary folder")
@@ -45,16 +47,17 @@ def main(
     write: Annotated[Path | None, typer.Option("--report", help="file to write the results to, as Markdown")] = None,
 ) -> None:
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    if unknown := set(names.split(",")) - set(SETTINGS):
-        console.print(f"--sets {min(unknown)!r}: choose of {', '.join(SETTINGS)}", highlight=False)
-        raise typer.Exit(2)
+    for option, asked in (("sets", names), ("ablations", ablations)):
+        if unknown := set(filter(None, asked.split(","))) - set(SETTINGS):
+            console.print(f"--{option} {min(unknown)!r}: choose of {', '.join(SETTINGS)}", highlight=False)
+            raise typer.Exit(2)
     torch.set_num_threads(threads)
     results = report.read(keep) if keep is not None and keep.exists() else Results(described=machine.describe(PACKAGES))
     bench = Bench(results, folder, quick, keep, console)
     for name in names.split(","):
         chosen = [int(seed) for seed in seeds.split(",")] if seeds else list(SETTINGS[name].seeds)
         for seed in chosen:
-            bench.measure(name, seed, with_ablations=ablations and seed == chosen[0])
+            bench.measure(name, seed, with_ablations=name in ablations.split(",") and seed == chosen[0])
     sheets.show(report.every(results), console)
     if write is not None:
         report.write(results, write)
