@@ -1,8 +1,11 @@
 """The benchmark of accuracy as far as it can be wrong without a figure looking odd: its sets, its verdicts, its arithmetic."""
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 from benchmarks.training import report, sets
+from benchmarks.training.__main__ import Bench, app
 from benchmarks.training.chain import CONTROL, FIRST, SECOND, TEACHER, Arm
 from benchmarks.training.report import Results
 from benchmarks.training.settings import SETTINGS, ablations
@@ -79,3 +82,20 @@ def test_every_setting_is_a_recipe():
             assert not made.calibrate, name
         for ablation in ablations(setting):
             recipes.recipe(setting.recipe, setting.fields(1) | ablation.overrides, Turn(1))
+
+
+def test_what_was_measured_before_is_not_measured_again(results, tmp_path):
+    """A seed that is in the kept figures leaves no trace: no model, no file, the same figures."""
+    before = results.to_json()
+    bench = Bench(results, tmp_path, is_quick=True, keep=tmp_path / "figures.json", console=Console(quiet=True))
+    bench.measure("digits", 0, with_ablations=True)
+    assert results.to_json() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--sets", "--ablations"])
+def test_an_unknown_set_is_refused_by_name(option):
+    """Before anything is trained, with what there is."""
+    told = CliRunner().invoke(app, [option, "digits,numerals"])
+    assert told.exit_code == 2
+    assert f"{option} 'numerals': choose of digits, fashion-mnist, clothing-photos" in told.output
