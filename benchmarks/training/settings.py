@@ -120,4 +120,7 @@ QUICK: dict[str, Any] = {
     "ema_decay": 0.9,
     "threshold": 0.0,
     "pseudo_labels": "soft",
+    "min_kept_share": 0.0,  # two teachers of twenty steps agree on nothing
+    "max_class_shift": 1.0,
+    "min_agreement": 0.0,
 }
