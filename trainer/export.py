@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import onnx
@@ -157,7 +157,8 @@ def load_weights(student: nn.Module, weights: bytes) -> None:
 
 def software() -> dict[str, str]:
     """The versions of what took part in making a model."""
-    installed = {
-        d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]
-    }
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    found = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -128,9 +128,12 @@ class World:
             shards.publish_labels(self.catalog, claim, key=key, sha256=sha256, num_rows=len(manifest.members))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Torch's threads stall each other on busy cores (see ``trainer/__main__.py``), and results depend on their number."""
+    """Torch's threads stall each other on busy cores (see ``trainer/__main__.py``), and results depend on their number.
+
+    Before each test: a command that a test runs in this process may have chosen another number.
+    """
     torch.set_num_threads(1)
 
 

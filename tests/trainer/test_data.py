@@ -125,7 +125,11 @@ def test_only_evaluation_reads_the_holdout():
         for path in folder.glob("*.py")
     }
 
-    assert {name: count for name, count in spoken.items() if count} == {"evaluate.py": 1, "generation.py": 1, "plan.py": 1}
+    assert {name: count for name, count in spoken.items() if count} == {
+        "evaluate.py": 1,
+        "generation.py": 1,
+        "plan.py": 1,
+    }
 
 
 def test_a_selection_that_is_gone_or_damaged_is_named(local_store, sealed):

@@ -82,6 +82,7 @@ def test_two_processes_train_what_one_does(make_taught_world, until):
     assert "rank 1 of 2" in log
 
 
+@pytest.mark.thorough
 def test_a_killed_process_ends_the_others(make_world, until):
     """They say so and end with an error; the work goes back, and the checkpoints stand."""
     world = make_world()

@@ -92,6 +92,7 @@ def test_a_killed_process_is_replaced_until_it_is_too_often(local_store, request
     assert workers() == []
 
 
+@pytest.mark.thorough
 def test_no_process_outlives_a_killed_trainer(local_store, manifest, tmp_path, until):
     """``kill -9`` of the trainer ends its data workers within seconds."""
     member = manifest.members[0]
