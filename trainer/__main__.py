@@ -11,8 +11,9 @@ import torch
 
 from trainer import distributed, generation, tracking, train
 from trainer.distributed import Ranks
-from trainer.generation import Workplace
 from trainer.progress import Progress, Stopped
+from trainer.steps.teaching import train_along
+from trainer.work import Workplace
 from understudy import heartbeat, messages, settings
 from understudy.catalog import Catalog, claims, generations, jobs
 from understudy.catalog.claims import Claim
@@ -53,7 +54,7 @@ def run(read: TrainerSettings) -> int:
     device = distributed.device(read.device)
     with distributed.joined(device) as ranks, heartbeat.beating(read.heartbeat_file):
         if ranks.rank > 0:
-            generation.train_along(Store(read.store_url), device, ranks, read.data_workers, stopping.is_set)
+            train_along(Store(read.store_url), device, ranks, read.data_workers, stopping.is_set)
             return 0
         lead(read, device, ranks, stopping)
         return 1 if ranks.is_broken else 0

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.training.sets import ImageSet, Sample
 from trainer import evaluate, generation
-from trainer.generation import Workplace
 from trainer.progress import Progress
+from trainer.work import Workplace
 from understudy import images, registry, settings
 from understudy.catalog import Catalog, claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow

@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from trainer import generation
-from trainer.generation import Workplace
 from trainer.progress import Progress
+from trainer.work import Workplace
 from understudy import images, labels, registry
 from understudy.catalog import Catalog, claims, generations, jobs, shards
 from understudy.catalog.claims import Claim

@@ -14,10 +14,10 @@ from trainer import __main__ as program
 from trainer import gate, generation, selection
 from trainer.calibration import Calibration, is_calibration
 from trainer.card import Export, Training
-from trainer.generation import Control
 from trainer.plan import make_plan
 from trainer.progress import Progress
 from trainer.selection import Selection
+from trainer.steps.controlling import Control
 from understudy import images, labels, recipes, registry, thresholds
 from understudy.catalog import claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow

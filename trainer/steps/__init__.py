@@ -1,0 +1,1 @@
+"""The steps of a generation, as ``trainer.generation`` strings them together: each reads what those before it wrote."""
