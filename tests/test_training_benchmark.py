@@ -88,7 +88,7 @@ def test_what_was_measured_before_is_not_measured_again(results, tmp_path):
     """A seed that is in the kept figures leaves no trace: no model, no file, the same figures."""
     before = results.to_json()
     bench = Bench(results, tmp_path, is_quick=True, keep=tmp_path / "figures.json", console=Console(quiet=True))
-    bench.measure("digits", 0, with_ablations=True)
+    bench.measure("digits", 0, with_ablations=True, has_second=True)
     assert results.to_json() == before
     assert list(tmp_path.iterdir()) == []
 

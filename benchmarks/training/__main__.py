@@ -38,6 +38,9 @@ def main(
     ablations: Annotated[
         str, typer.Option(help="sets of which also first students without noise, … are trained, at the first seed")
     ] = "digits,fashion-mnist",
+    second_at: Annotated[
+        str | None, typer.Option(help="seeds at which a second student is trained, such as 0; else at all")
+    ] = None,
     threads: Annotated[int, typer.Option(help="of torch; results depend on it in the last digits")] = 1,
     folder: Annotated[
         Path | None, typer.Option(help="where 2 GB may be written; the system's temporary folder")
@@ -57,7 +60,12 @@ def main(
     for name in names.split(","):
         chosen = [int(seed) for seed in seeds.split(",")] if seeds else list(SETTINGS[name].seeds)
         for seed in chosen:
-            bench.measure(name, seed, with_ablations=name in ablations.split(",") and seed == chosen[0])
+            bench.measure(
+                name,
+                seed,
+                with_ablations=name in ablations.split(",") and seed == chosen[0],
+                has_second=second_at is None or str(seed) in second_at.split(","),
+            )
     sheets.show(report.every(results), console)
     if write is not None:
         report.write(results, write)
@@ -74,10 +82,10 @@ class Bench:
     keep: Path | None
     console: Console
 
-    def measure(self, name: str, seed: int, *, with_ablations: bool) -> None:
+    def measure(self, name: str, seed: int, *, with_ablations: bool, has_second: bool) -> None:
         """One seed of one set, but for what is in the results already."""
         place = Path(tempfile.mkdtemp(dir=self.folder, prefix="training-benchmark-"))
-        chain = Chain(name, SETTINGS[name], seed, place, self.is_quick)
+        chain = Chain(name, SETTINGS[name], seed, place, self.is_quick, has_second)
         show = partial(self._show, f"{name}, seed {seed}", time.monotonic())
         chains, ablated = self.results.chains.setdefault(name, {}), self.results.ablations.setdefault(name, {})
         try:

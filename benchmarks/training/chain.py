@@ -49,13 +49,14 @@ class Chain:
     seed: int
     folder: Path
     is_quick: bool = False
+    has_second: bool = True  #: whether the first student teaches another
 
     def arms(self, show: Show) -> dict[str, Arm]:
-        """Teacher, control and two students, each student the next one's teacher."""
+        """Teacher, control and one or two students, each student the next one's teacher."""
         found = {TEACHER: self._teacher(), CONTROL: self._control()}
         show(TEACHER, found[TEACHER])
         show(CONTROL, found[CONTROL])
-        for generation, name in ((1, FIRST), (2, SECOND)):
+        for generation, name in ((1, FIRST), (2, SECOND))[: 1 + self.has_second]:
             found[name] = self._student(self._world, generation, {})
             show(name, found[name])
         return found
