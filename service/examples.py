@@ -201,7 +201,7 @@ HISTORY: dict[str, Any] = {
             "seconds": 0.14,
         }
     ],
-    "looks": [{"step": 100, "accuracy": 0.83, "num_images": 240, "seconds": 0.11}],
+    "validations": [{"step": 100, "accuracy": 0.83, "num_images": 240, "seconds": 0.11}],
 }
 DEPLOYMENT: dict[str, Any] = {
     "id": "5d1c0a4b7e9f2a6b8c3d",
