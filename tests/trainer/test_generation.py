@@ -356,7 +356,7 @@ def test_sigterm_ends_the_program_within_seconds(make_world):
             assert process.poll() is None
             pause.wait(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
     job = jobs.get(world.catalog, turn.job.id)
     assert (job.state, job.problem.code) == (JobState.QUEUED, "stopped")
