@@ -6,7 +6,7 @@ the trainer asks it again when it freezes the plan, by what is in the catalog th
 
 from understudy import architectures, recipes
 from understudy.catalog import Catalog, generations, shards, versions
-from understudy.errors import NotFound, RecipeRefused
+from understudy.errors import Conflict, RecipeRefused
 from understudy.recipes import Recipe, Teacher, Turn
 from understudy.records import GenerationRequest, ModelCard, Sha256
 from understudy.store import Store, weights_key
@@ -30,7 +30,7 @@ def resolve(catalog: Catalog, request: GenerationRequest, number: int, teacher: 
 
 
 def weights(store: Store, request: GenerationRequest, recipe: Recipe, teacher: ModelCard | None) -> Sha256 | None:
-    """The uploaded file that a student starts from; None: from scratch, or from its teacher. Raises RecipeRefused and NotFound.
+    """The uploaded file that a student starts from; None: from scratch, or from its teacher. Raises RecipeRefused and Conflict.
 
     A recipe that starts from pretrained weights goes on with its teacher's file where none is named: the student
     has the same start as its teacher had.
@@ -50,7 +50,7 @@ def weights(store: Store, request: GenerationRequest, recipe: Recipe, teacher: M
                 f"any: send a safetensors file with `understudy init --weights` or POST /weights and name it"
             )
     if named is not None and not store.exists(weights_key(named)):
-        raise NotFound(f"there are no uploaded weights {named}; upload them first")
+        raise Conflict(f"there are no uploaded weights {named}; upload them first")
     return named
 
 

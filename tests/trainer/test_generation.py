@@ -368,7 +368,7 @@ def test_sigterm_ends_the_program_within_seconds(make_world):
     [
         ({"recipe": "gigantic"}, "recipe_refused"),
         ({"recipe": "tiny", "student": "efficientnet@width=wide"}, "recipe_refused"),
-        ({"recipe": "tiny", "weights": "0" * 64}, "recipe_refused"),
+        ({"recipe": "tiny", "weights": "0" * 64}, "conflict"),
     ],
 )
 def test_a_request_that_cannot_be_met_fails_with_its_reason(make_world, request_, code):
