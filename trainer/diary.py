@@ -15,6 +15,7 @@ from trainer import events, plots
 from trainer.checkpoints import RunState
 from trainer.pace import Pace
 from trainer.validation import Validator
+from trainer.work import made
 from understudy.records import History, Metrics, TrainingProgress, Validation
 from understudy.store import Store, generation_key
 
@@ -93,15 +94,9 @@ class Diary:
     def _write(self, history: History, seconds: float) -> None:
         self._replace("history.json", history.to_json())
         self._replace(
-            f"tensorboard/{events.FILE_NAME}", events.event_file(history, time.time() - seconds, _made(self.spool))
+            f"tensorboard/{events.FILE_NAME}", events.event_file(history, time.time() - seconds, made(self.spool))
         )
         self._replace("curves.png", plots.curves(history, f"generation {self.generation}"))
 
     def _replace(self, name: str, data: bytes) -> None:
         self.store.replace(generation_key(self.generation, name), data)
-
-
-def _made(folder: Path | None) -> Path | None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder

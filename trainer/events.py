@@ -43,7 +43,7 @@ def _scalars(history: History) -> list[tuple[int, dict[str, float], float]]:
         for line in history.lines
     ]
     times = [(line.step, line.seconds) for line in history.lines]
-    of_looks = [
+    of_validations = [
         (
             one.step,
             {"ema/accuracy": one.accuracy},
@@ -51,4 +51,4 @@ def _scalars(history: History) -> list[tuple[int, dict[str, float], float]]:
         )
         for one in history.validations
     ]
-    return sorted(of_lines + of_looks, key=lambda scalars: scalars[0])
+    return sorted(of_lines + of_validations, key=lambda scalars: scalars[0])

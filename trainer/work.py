@@ -67,3 +67,19 @@ class Work:
     def shows(self, step: str) -> Callable[[int, int], None]:
         """What a step calls with (units done, units in all)."""
         return partial(self.progress.show, step)
+
+    def shows_and_checks(self, step: str) -> Callable[[int, int], None]:
+        """The same for a step that may end between two units: it raises Stopped or LeaseLost there."""
+
+        def show(done: int, total: int) -> None:
+            self.progress.show(step, done, total)
+            self.progress.check()
+
+        return show
+
+
+def made(folder: Path | None) -> Path | None:
+    """A folder, made if it is not there; None is the system's temporary one."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -27,18 +27,12 @@ NUM_PARITY_IMAGES = 32
 
 def calibrate_student(work: Work, plan: Plan) -> Calibration:
     """Fit the temperature of the averaged student, un-noised; its answers go to ``answers.json``."""
-
-    def show(done: int, total: int) -> None:
-        work.progress.show("calibrate", done, total)
-        work.progress.check()
-
     preprocessing, device = plan.recipe.preprocessing, model.device(work.place.device)
-    student = fresh_student(plan.student, len(plan.classes), plan.recipe)
-    export.load_weights(student, work.get("weights.safetensors"))
-    judged = export.served(student, preprocessing, 1.0).to(device)
+    judged = _served(work, plan, 1.0).to(device)
     index = {name: i for i, name in enumerate(plan.classes)}
     truth: list[int] = []
     said = [np.zeros((0, len(plan.classes)), dtype=np.float32)]
+    show = work.shows_and_checks("calibrate")
     images_of_half = evaluate.calibration_half(work.place.store, plan.holdout, preprocessing, show)
     while batch := list(itertools.islice(images_of_half, evaluate.BATCH)):
         truth += [index.get(name, len(index)) for name, _ in batch]
@@ -56,16 +50,13 @@ def export_student(work: Work, plan: Plan, fitted: Calibration, prefix: str = ""
     """Make the artifact and see that the engine answers as torch does; it goes to ``model.onnx``."""
     Checkpoints(work.place.store, work.number, folder=f"{prefix}checkpoints").clear()
     work.progress.show("export", 0, 1)
-    preprocessing = plan.recipe.preprocessing
-    student = fresh_student(plan.student, len(plan.classes), plan.recipe)
-    export.load_weights(student, work.get(f"{prefix}weights.safetensors"))
-    served = export.served(student, preprocessing, fitted.temperature)
-    artifact = work.keep(f"{prefix}model.onnx", partial(export.to_onnx, served, preprocessing.size))
+    served, size = _served(work, plan, fitted.temperature, prefix), plan.recipe.size
+    artifact = work.keep(f"{prefix}model.onnx", partial(export.to_onnx, served, size))
     made = Export(
         version=registry.version_id(plan.generation, artifact),
         artifact_sha256=hashlib.sha256(artifact).hexdigest(),
         artifact_bytes=len(artifact),
-        probe=export.probe(served, preprocessing.size),
+        probe=export.probe(served, size),
         worst_difference=0.0,
         calibration=fitted,
     )
@@ -73,6 +64,13 @@ def export_student(work: Work, plan: Plan, fitted: Calibration, prefix: str = ""
     worst = export.check_parity(served, loaded, _labeled_pixels(work.place.store, plan))
     work.progress.show("export", 1, 1)
     return made.model_copy(update={"worst_difference": worst})
+
+
+def _served(work: Work, plan: Plan, temperature: float, prefix: str = "") -> export.Served:
+    """The trained student as it is served at a temperature."""
+    student = fresh_student(plan.student, len(plan.classes), plan.recipe)
+    export.load_weights(student, work.get(f"{prefix}weights.safetensors"))
+    return export.served(student, plan.recipe.preprocessing, temperature)
 
 
 def make_variants(work: Work, plan: Plan, exported: Export) -> MadeVariants:

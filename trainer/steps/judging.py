@@ -83,11 +83,7 @@ def _judgeable(work: Work, plan: Plan, version: str, load: Callable[[], Engine])
 
 def _measured(work: Work, version: str, holdout: tuple[str, ...], load: Callable[[], Engine]) -> Measured:
     """A version's measurement on this holdout: from its file, or made."""
-
-    def show(done: int, total: int) -> None:
-        work.progress.show("evaluate", done, total)
-        work.progress.check()
-
+    show = work.shows_and_checks("evaluate")
     return work.step(
         f"evaluation-{version}-{_digest(holdout)}.json",
         Measured,
@@ -100,12 +96,9 @@ def _robustness(work: Work, plan: Plan, version: str, load: Callable[[], Engine]
     if not plan.recipe.robustness_images:
         return None
 
-    def show(done: int, total: int) -> None:
-        work.progress.show("evaluate under corruption", done, total)
-        work.progress.check()
-
     def make() -> Robustness:
-        return measures.measure(load(), sample(work.place.store, plan.holdout, plan.recipe.robustness_images), show)
+        photos = sample(work.place.store, plan.holdout, plan.recipe.robustness_images)
+        return measures.measure(load(), photos, work.shows_and_checks("evaluate under corruption"))
 
     return work.step(f"robustness-{version}-{_digest(plan.holdout)}.json", Robustness, make)
 
@@ -141,10 +134,7 @@ def _judged_variants(
     """The variants with what each loses on the holdout: from the file, or measured."""
 
     def measure(loaded: Engine) -> Measured:
-        def show(done: int, total: int) -> None:
-            work.progress.show(f"evaluate {loaded.variant}", done, total)
-            work.progress.check()
-
+        show = work.shows_and_checks(f"evaluate {loaded.variant}")
         return evaluate.measure(work.place.store, loaded, plan.holdout, show)
 
     def judge(variant: MadeVariant) -> Variant:

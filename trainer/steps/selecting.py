@@ -7,7 +7,7 @@ from pathlib import Path
 from trainer import selection
 from trainer.plan import Plan
 from trainer.selection import Former, LabelSets, Selection
-from trainer.work import Work
+from trainer.work import Work, made
 from understudy import pseudo_labels, thresholds
 from understudy.catalog import generations, shards, versions
 from understudy.errors import Refused
@@ -23,7 +23,7 @@ def select(work: Work, plan: Plan, sets: LabelSets) -> Selection:
     catalog, store = work.place.catalog, work.place.store
     assert plan.teacher is not None, "there is nothing to select from without a teacher"
     teacher = versions.get(catalog, plan.teacher).card
-    spool = _made(work.place.spool)
+    spool = made(work.place.spool)
     with tempfile.TemporaryDirectory(dir=spool) as folder:
         rows = Path(folder) / "selection.parquet"
         looking = Looking(catalog, store, spool or Path(folder))
@@ -68,9 +68,3 @@ def _former(work: Work) -> Former | None:
         before = generations.previous(work.place.catalog, before.number)
     log.info("generation %d: there is no selection to label anew; a first one is made", work.number)
     return None
-
-
-def _made(folder: Path | None) -> Path | None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
