@@ -3,7 +3,7 @@
 import pytest
 
 from understudy import recipes, turns
-from understudy.errors import RecipeRefused
+from understudy.errors import Conflict, RecipeRefused
 from understudy.records import GenerationRequest, ModelCard
 from understudy.store import Store, weights_key
 from understudy.testing import tiny_artifact
@@ -33,7 +33,7 @@ def test_a_student_starts_from_scratch_unless_weights_are_named(store):
     assert weights(store) is None
     assert weights(store, card(weights=SENT)) is None
     assert weights(store, asked=SENT) == SENT
-    with pytest.raises(RecipeRefused, match="upload them first"):
+    with pytest.raises(Conflict, match="upload them first"):
         weights(store, asked=OTHER)
 
 

@@ -30,7 +30,6 @@ UNTENABLE: list[dict[str, Any]] = [
     {"overrides": {"pseudo_labels": "hard"}},
     {"overrides": {"start": "teacher"}},
     {"student": "efficientnet@width=wide"},
-    {"weights": "0" * 64},
 ]
 
 
@@ -142,6 +141,16 @@ def test_what_no_trainer_could_do_is_refused_with_the_request(
     for answer in (http.post("/generations", json=request_), http.post("/labeled", params=query, content=b"PK")):
         assert (answer.status_code, answer.json()["code"]) == (422, "recipe_refused"), answer.text
         assert answer.headers["content-type"] == "application/problem+json"
+    assert http.get("/jobs").json()["items"] == []
+    assert opened[1].list("uploads") == []
+
+
+def test_weights_that_were_never_uploaded_are_a_conflict(http: httpx.Client, opened: Opened):
+    """The request is well formed; what it names is missing."""
+    named = {"weights": "0" * 64}
+    for answer in (http.post("/generations", json=named), http.post("/labeled", params=named, content=b"PK")):
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict"), answer.text
+        assert "upload them first" in answer.json()["detail"]
     assert http.get("/jobs").json()["items"] == []
     assert opened[1].list("uploads") == []
 
