@@ -133,6 +133,7 @@ RECALL: dict[str, Any] = {
     "num_bytes": 96_000_000,
     "num_label_sets": 2,
     "num_jobs": 0,
+    "num_reviews": 12,
     "models": ["g0003-8f2c1a"],
     "descendants": [],
 }

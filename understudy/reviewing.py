@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,38 +38,37 @@ from understudy.review_records import (
     Verdict,
 )
 
-#: Margins that count as equally uncertain: within such a band the classes and buckets take turns. Wide, so that a class
-#: of which the teacher is very unsure does not hide the others; not so wide that what it is sure of comes early.
-BAND = 0.25
-NUM_BANDS = 4
-#: Label sets in which disagreements are ranked together: 64,000 images, which take a tenth of a second to compare.
-SETS_TOGETHER = 64
-#: So many of these are looked through for one page once something is found: then it is shorter than was asked for.
+#: What is uncertain: a label that leads the second class by less. These come first, and within them the classes and
+#: buckets take turns, the smallest margins of each first: a class that the teacher is very unsure of hides no other.
+UNCERTAIN_MARGIN = 0.25
+#: Label sets, drawn by lot, whose images are ranked together: of a million images some 250,000 or 64,000, which takes a
+#: quarter of a second or less. Those of an audit are all drawn from, or it would be no uniform sample.
+SETS_TOGETHER = {ReviewOrder.UNCERTAIN: 256, ReviewOrder.DISAGREEMENT: 64, ReviewOrder.AUDIT: sys.maxsize}
+#: So many times these are looked through for one page once something is found: then it is shorter than was asked for.
 MAX_LOOKED_THROUGH = 4
 #: Of the audit's interval.
 CONFIDENCE = 0.95
 
 #: What no person has said anything of; the condition on the class, and where the page before ended.
 _IS_NEXT = """sha256 NOT IN (SELECT sha256 FROM settled) AND ($label < 0 OR label = $label)
-AND (first, second, third, sha256) > ($first::DOUBLE, $second::DOUBLE, $third::DOUBLE, $after)
-ORDER BY first, second, third, sha256 LIMIT $limit"""
+AND (first, second, sha256) > ($first::DOUBLE, $second::DOUBLE, $after)
+ORDER BY first, second, sha256 LIMIT $limit"""
 
 #: A margin below $below means a confidence of at most $most: files are filtered by that before the soft labels are read.
 _UNCERTAIN = f"""
-SELECT sha256, label_set, first, second, third FROM (
-    SELECT sha256, label, label_set, band::DOUBLE AS first, margin AS third,
-           row_number() OVER (PARTITION BY band, label, bucket ORDER BY margin, sha256)::DOUBLE AS second
-    FROM (
-        SELECT sha256, label, label_set, {MARGIN} AS margin, least({NUM_BANDS - 1}, floor({MARGIN} / {BAND})) AS band
-        FROM labels WHERE confidence <= $most AND {MARGIN} < $below
-    ) JOIN sets USING (label_set)
+SELECT sha256, label_set, first, second FROM (
+    SELECT sha256, label, label_set, margin AS second,
+           row_number() OVER (PARTITION BY label, bucket ORDER BY margin, sha256)::DOUBLE AS first
+    FROM (SELECT sha256, label, label_set, {MARGIN} AS margin FROM labels WHERE confidence <= $most)
+    JOIN sets USING (label_set)
+    WHERE margin >= $from_margin AND margin < $below
 ) WHERE {_IS_NEXT}
 """
 
 #: The surer both teachers were, the more one of them has to learn.
 _DISAGREEMENT = f"""
-SELECT sha256, label_set, first, second, third FROM (
-    SELECT sha256, label, label_set, -strength AS second, 0.0::DOUBLE AS third,
+SELECT sha256, label_set, first, second FROM (
+    SELECT sha256, label, label_set, -strength AS second,
            row_number() OVER (PARTITION BY label, bucket ORDER BY strength DESC, sha256)::DOUBLE AS first
     FROM (
         SELECT sha256, label, label_set, least(confidence, before_confidence)::DOUBLE AS strength
@@ -79,11 +79,13 @@ SELECT sha256, label_set, first, second, third FROM (
 
 #: A sha-256 is as good as drawn by lot: the images from a point on that only the seed decides are a uniform sample.
 _AUDIT = f"""
-SELECT sha256, label_set, first, second, third FROM (
-    SELECT sha256, label, label_set, (sha256 < $start)::DOUBLE AS first, 0.0::DOUBLE AS second, 0.0::DOUBLE AS third
+SELECT sha256, label_set, first, second FROM (
+    SELECT sha256, label, label_set, (sha256 < $start)::DOUBLE AS first, 0.0::DOUBLE AS second
     FROM labels WHERE confidence >= $threshold
 ) WHERE {_IS_NEXT}
 """
+
+_SQL = {ReviewOrder.UNCERTAIN: _UNCERTAIN, ReviewOrder.DISAGREEMENT: _DISAGREEMENT, ReviewOrder.AUDIT: _AUDIT}
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a page ended: among which label sets, and the keys of its last image."""
+    """Where a page ended: in which round, among which label sets, and the keys of its last image."""
 
-    sets: str = ""
-    keys: tuple[float, float, float] = (-1.0, -2.0, -2.0)
+    round: int = 0
+    sets: str = ""  #: lot of the first of those that are ranked together
+    keys: tuple[float, float] = (-1.0, -2.0)
     sha256: str = ""
 
     def told(self, asked: Asked) -> str:
-        parts = [*_words(asked), self.sets, *self.keys, self.sha256]
+        parts = [*_words(asked), self.round, self.sets, *self.keys, self.sha256]
         return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
@@ -131,7 +134,7 @@ class _Found:
 def queue(looking: Looking, asked: Asked, *, cursor: str | None = None, limit: int = 100) -> ReviewQueue:
     """Some of the images that a person has said nothing of, what helps most first.
 
-    A page may be shorter than ``limit`` and have a next one: of disagreements so many are looked through at a time.
+    A page may be shorter than ``limit`` and have a next one: so many label sets are looked through at a time.
     Raises NotFound, NoChampion, and Refused for a cursor of another queue.
     """
     after = _read(cursor) if cursor is not None else None
@@ -143,7 +146,7 @@ def queue(looking: Looking, asked: Asked, *, cursor: str | None = None, limit: i
     parameters = {"label": _label(looking, asked, teacher)}
     sets = label_sets.listed(looking.catalog, teacher, bucket=asked.bucket)
     if asked.by == ReviewOrder.DISAGREEMENT:
-        sets = sorted((one for one in sets if one.previous_key is not None), key=lambda one: _lot(one.key))
+        sets = [one for one in sets if one.previous_key is not None]
     with labels.opened(
         looking.store,
         {},
@@ -152,9 +155,9 @@ def queue(looking: Looking, asked: Asked, *, cursor: str | None = None, limit: i
         threads=looking.threads,
         tables=_tables(looking, sets),
     ) as session:
-        found = _search(looking, session, asked, sets, start, parameters, limit + 1)
-        told = _items(looking, session, asked, sets, found.images[:limit])
-    rest = found.images[limit - 1].place if len(found.images) > limit else found.rest
+        found, rest = _search(looking, session, asked, sets, start, parameters, limit + 1)
+        told = _items(looking, session, asked, sets, found[:limit])
+    rest = found[limit - 1].place if len(found) > limit else rest
     return ReviewQueue(
         items=tuple(told),
         next=rest.told(asked) if rest is not None else None,
@@ -162,12 +165,6 @@ def queue(looking: Looking, asked: Asked, *, cursor: str | None = None, limit: i
         teacher=teacher,
         audit_threshold=asked.threshold,
     )
-
-
-@dataclass(frozen=True)
-class _Search:
-    images: Sequence[_Found]
-    rest: _Place | None = None  #: where to go on looking; None: all was looked through
 
 
 def _search(
@@ -178,51 +175,58 @@ def _search(
     start: _Place,
     parameters: dict[str, Any],
     num: int,
-) -> _Search:
-    if not sets:
-        return _Search([])
-    if asked.by == ReviewOrder.DISAGREEMENT:
-        return _search_in_turn(looking, session, sets, start, parameters, num)
-    session.show("labels", [one.key for one in sets])
-    if asked.by == ReviewOrder.AUDIT:
-        words = {"start": _lot(f"audit {asked.seed}"), "threshold": asked.threshold}
-        return _Search(_images(session, _AUDIT, parameters | words, start, num))
-    # Most of what is sure is never asked for, so that it is not sorted before it is.
+) -> tuple[list[_Found], _Place | None]:
+    """The next images, ``num`` at most, and where to go on looking; None: all was looked through, or enough is found."""
     found: list[_Found] = []
-    for below in (BAND, math.inf):
-        if start.keys[0] * BAND < below and len(found) < num:
-            words = {"below": below, "most": (1 + below) / 2}
-            found = _images(session, _UNCERTAIN, parameters | words, start, num)
-    return _Search(found)
-
-
-def _search_in_turn(
-    looking: Looking, session: Session, sets: Sequence[Listed], start: _Place, parameters: dict[str, Any], num: int
-) -> _Search:
-    """Some label sets after the other, until enough is found."""
-    left = [one for one in sets if _lot(one.key) >= start.sets]
-    found: list[_Found] = []
-    for number, at in enumerate(range(0, len(left), SETS_TOGETHER)):
-        here = left[at : at + SETS_TOGETHER]
-        begin = start if number == 0 else _Place(sets=_lot(here[0].key))
+    for number, (words, here, begin) in enumerate(_together(asked, sets, start)):
         if number >= MAX_LOOKED_THROUGH and found:
-            return _Search(found, begin)
-        pseudo_labels.show(looking, session, here[0].teacher, here)
-        begin = replace(begin, sets=_lot(here[0].key))
-        found += _images(session, _DISAGREEMENT, parameters, begin, num - len(found))
+            return found, begin
+        if asked.by == ReviewOrder.DISAGREEMENT:
+            pseudo_labels.show(looking, session, here[0].teacher, here)
+        else:
+            session.show("labels", [one.key for one in here])
+        found += _images(session, _SQL[asked.by], parameters | words, begin, num - len(found))
         if len(found) >= num:
             break
-    return _Search(found)
+    return found, None
+
+
+def _together(
+    asked: Asked, sets: Sequence[Listed], start: _Place
+) -> Iterator[tuple[dict[str, Any], Sequence[Listed], _Place]]:
+    """From a place on: what to ask for, the label sets to ask together, and the place in them to begin behind."""
+    by_lot = sorted(((_lot(one.key), one) for one in sets), key=lambda each: each[0])
+    num = min(SETS_TOGETHER[asked.by], max(1, len(by_lot)))
+    for number, words in enumerate(_rounds(asked)):
+        if number < start.round:
+            continue
+        is_first = number == start.round
+        left = [each for each in by_lot if each[0] >= start.sets] if is_first else by_lot
+        for at in range(0, len(left), num):
+            here = left[at : at + num]
+            begin = start if is_first and at == 0 else _Place(number)
+            yield words, [one for _, one in here], replace(begin, sets=here[0][0])
+
+
+def _rounds(asked: Asked) -> list[dict[str, Any]]:
+    """What is asked for of all label sets before the next is."""
+    if asked.by == ReviewOrder.UNCERTAIN:
+        edge, all_of_it = UNCERTAIN_MARGIN, 2.0
+        return [
+            {"from_margin": -all_of_it, "below": edge, "most": (1 + edge) / 2},
+            {"from_margin": edge, "below": all_of_it, "most": all_of_it},
+        ]
+    if asked.by == ReviewOrder.AUDIT:
+        return [{"start": _lot(f"audit {asked.seed}"), "threshold": asked.threshold}]
+    return [{}]
 
 
 def _images(session: Session, sql: str, parameters: Mapping[str, Any], after: _Place, num: int) -> list[_Found]:
-    first, second, third = after.keys
-    words = {"first": first, "second": second, "third": third, "after": after.sha256, "limit": num}
+    first, second = after.keys
+    words = {"first": first, "second": second, "after": after.sha256, "limit": num}
     return [
         _Found(
-            row["sha256"],
-            row["label_set"],
-            replace(after, keys=(row["first"], row["second"], row["third"]), sha256=row["sha256"]),
+            row["sha256"], row["label_set"], replace(after, keys=(row["first"], row["second"]), sha256=row["sha256"])
         )
         for row in session.ask(sql, {**parameters, **words}).to_pylist()
     ]
@@ -230,25 +234,25 @@ def _images(session: Session, sql: str, parameters: Mapping[str, Any], after: _P
 
 def _items(
     looking: Looking, session: Session, asked: Asked, sets: Sequence[Listed], found: Sequence[_Found]
-) -> Iterator[QueueItem]:
+) -> list[QueueItem]:
     assert asked.teacher is not None, "it is named by now"
     holding = {one.label_set for one in found}
-    needed = [one for one in sets if one.key in holding]
-    told = pseudo_labels.of_images(looking, session, asked.teacher, needed, [one.sha256 for one in found])
-    return (_item(told[one.sha256], is_blind=asked.by == ReviewOrder.AUDIT) for one in found)
+    needed = {one.key: one for one in sets if one.key in holding}
+    if asked.by == ReviewOrder.AUDIT:
+        return [_blind_item(one.sha256, needed[one.label_set]) for one in found]
+    told = pseudo_labels.of_images(
+        looking, session, asked.teacher, list(needed.values()), [one.sha256 for one in found]
+    )
+    return [_item(told[one.sha256]) for one in found]
 
 
-def _item(label: PseudoLabel, *, is_blind: bool) -> QueueItem:
-    if is_blind:
-        return QueueItem(
-            sha256=label.sha256,
-            bucket=label.bucket,
-            teacher=label.teacher,
-            label=None,
-            confidence=None,
-            margin=None,
-            classes=(),
-        )
+def _blind_item(sha256: str, of: Listed) -> QueueItem:
+    return QueueItem(
+        sha256=sha256, bucket=of.bucket, teacher=of.teacher, label=None, confidence=None, margin=None, classes=()
+    )
+
+
+def _item(label: PseudoLabel) -> QueueItem:
     return QueueItem(
         sha256=label.sha256,
         bucket=label.bucket,
@@ -307,12 +311,12 @@ def _lot(text: str) -> str:
 def _read(cursor: str) -> tuple[str, list[Any], _Place]:
     """The teacher, the words and the place of a cursor. Raises Refused for what no page has given."""
     try:
-        *words, sets, first, second, third, sha256 = json.loads(
+        *words, number, sets, first, second, sha256 = json.loads(
             base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         )
-        keys = (float(first), float(second), float(third))
-        teacher, place = str(words[1]), _Place(str(sets), keys, str(sha256))
-        if not all(map(math.isfinite, keys)) or "\0" in teacher:
+        place = _Place(int(number), str(sets), (float(first), float(second)), str(sha256))
+        teacher = str(words[1])
+        if not all(map(math.isfinite, place.keys)) or "\0" in teacher:
             raise ValueError("not finite")
     except (ValueError, TypeError, IndexError, binascii.Error, RecursionError, OverflowError) as error:
         raise Refused(

@@ -127,6 +127,12 @@ def counting(catalog: Catalog, sha256s: Sequence[str]) -> dict[str, Review]:
     return found
 
 
+def reviewed(catalog: Catalog) -> set[str]:
+    """Every image of which a review counts, whatever it says: no teacher's label of it is used."""
+    with catalog.read() as session:
+        return set(session.scalars(select(ReviewRow.sha256).where(ReviewRow.undone_at.is_(None)).distinct()))
+
+
 def joining(catalog: Catalog) -> list[Joining]:
     """The images that are human-labeled by a review, by their sha-256, and of a class that the labeled set has.
 
