@@ -27,6 +27,7 @@ from understudy.cli import (
     labels,
     receipts,
     recipes,
+    review,
     robustness,
     sources,
     watch,
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
+    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, watch, gate, robustness,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
