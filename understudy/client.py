@@ -34,6 +34,8 @@ from understudy.records import (
     History,
     Job,
     JobState,
+    LoopPause,
+    LoopState,
     ModelVersion,
     Outcome,
     Override,
@@ -336,6 +338,18 @@ class Client:
         """Open the next generation."""
         body = (request or GenerationRequest()).model_dump(mode="json")
         return Generation(**self._send("POST", "/generations", json=body))
+
+    def loop(self) -> LoopState:
+        """Where the loop stands, and what starts next."""
+        return LoopState(**self._get("/loop"))
+
+    def pause(self, *, reason: str) -> LoopState:
+        """Begin nothing new: no label set, no generation. What runs goes on to its end."""
+        return LoopState(**self._send_again("POST", "/loop/pause", json=LoopPause(reason=reason).model_dump()))
+
+    def resume(self) -> LoopState:
+        """Let a paused loop go on."""
+        return LoopState(**self._send_again("POST", "/loop/resume"))
 
     def champions(self) -> list[Championship]:
         """Every champion that there was, the newest first."""

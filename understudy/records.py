@@ -875,6 +875,62 @@ class Generation(Record):
     ended_at: Timestamp | None = None
 
 
+# -- the loop -----------------------------------------------------------------------------------
+
+
+class LoopPause(Record):
+    """A pause that is asked for."""
+
+    reason: Reason
+
+
+class LoopNext(enum.StrEnum):
+    """What starts next by itself."""
+
+    RESUME = "resume"  #: the loop is paused: nothing new starts until somebody resumes it
+    GENERATION = "generation"  #: the generation that is under way goes on, or the next opens by itself
+    LABELS = "labels"  #: the champion labels the shards that wait for it
+    LABELED_SET = "labeled_set"  #: nothing: no human-labeled images have arrived yet
+    PERSON = "person"  #: nothing: everything is labeled, and somebody may open a generation
+
+
+class LoopTurn(Record):
+    """The generation that is under way."""
+
+    number: int
+    state: GenerationState
+    step: str | None  #: None: no trainer has begun
+    done: int
+    total: int | None
+
+
+class LabelCounts(Record):
+    """The champion's label sets, one a shard; the four sum to the number of shards. Zero without a champion."""
+
+    num_wanted: int = 0
+    num_running: int = 0
+    num_done: int = 0
+    num_failed: int = 0
+
+
+class LoopState(Record):
+    """Where the loop stands: what runs, what waits, and what starts next."""
+
+    paused: bool
+    by: str | None = None
+    since: Timestamp | None = None
+    reason: str | None = None
+    champion: str | None
+    generation: LoopTurn | None
+    labels: LabelCounts
+    num_images: int  #: unlabeled images that were accepted, in all buckets
+    num_pseudo_labels: int  #: of them, those that the champion has labeled
+    generate_after: int  #: newly labeled images after which the next generation opens by itself; 0: never
+    num_new_images: int  #: images that were sealed since the last generation was opened and the champion has labeled
+    next: LoopNext
+    why: str  #: one sentence for people
+
+
 # -- keys ---------------------------------------------------------------------------------------
 
 

@@ -157,6 +157,9 @@ class WorkerSettings(BackgroundSettings):
     keep_teachers: int = Field(
         0, ge=0, description="label sets of the last so many champions are kept, older ones deleted; 0: all are kept"
     )
+    generate_after: int = Field(
+        0, ge=0, lt=2**63, description="open the next generation by itself after so many newly labeled images; 0: never"
+    )
     reconcile_s: float = Field(15.0, gt=0, description="how often overdue work is looked for")
     source_bytes: int = Field(64 * 2**30, ge=1, description="largest archive that is fetched from a remote source")
 

@@ -194,6 +194,17 @@ class GenerationRow(Base):
     ended_at: Mapped[float | None]
 
 
+class LoopRow(Base):
+    """Whether the loop is paused, and when it turns by itself: a table of one row."""
+
+    __tablename__ = "loop"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    paused_at: Mapped[float | None]  # NULL: it is not paused
+    paused_by: Mapped[str | None] = mapped_column(String(200))
+    reason: Mapped[str | None] = mapped_column(String(1000))
+    generate_after: Mapped[int] = mapped_column(BigInteger)  # as the reconciler's settings said last
+
+
 class VersionRow(Base):
     __tablename__ = "versions"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
