@@ -31,6 +31,7 @@ from service.routes import (
     selections,
     sources,
     uploads,
+    webhooks,
 )
 from understudy.settings import ServiceSettings
 
@@ -74,7 +75,20 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(classify.router)
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for noun in (buckets, exports, jobs, models, loop, deployments, sources, pseudo_labels, selections, images, health):
+    for noun in (
+        buckets,
+        exports,
+        jobs,
+        models,
+        loop,
+        deployments,
+        sources,
+        pseudo_labels,
+        selections,
+        images,
+        webhooks,
+        health,
+    ):
         asking.include_router(noun.router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
     sending.include_router(uploads.router)

@@ -24,6 +24,7 @@ from understudy.records import (
     BucketSummary,
     Championship,
     Classified,
+    Delivery,
     Deployment,
     DeploymentEnd,
     DeploymentRequest,
@@ -37,6 +38,7 @@ from understudy.records import (
     LoopPause,
     LoopState,
     ModelVersion,
+    NewWebhook,
     Outcome,
     Override,
     Recall,
@@ -45,6 +47,9 @@ from understudy.records import (
     RemoteSource,
     Rollback,
     UploadState,
+    Webhook,
+    WebhookEvent,
+    WebhookRequest,
 )
 from understudy.store import sha256_of
 
@@ -385,6 +390,51 @@ class Client:
         """Take a challenger off the traffic."""
         body = DeploymentEnd(reason=reason).model_dump(mode="json")
         return Deployment(**self._send("POST", f"/deployments/{deployment_id}/end", json=body))
+
+    def add_webhook(
+        self, url: str, *, events: Sequence[WebhookEvent] = tuple(WebhookEvent), description: str = ""
+    ) -> NewWebhook:
+        """Have a URL told of events. The answer is the only one with the secret that signs."""
+        asked = WebhookRequest(url=url, events=tuple(events), description=description)
+        return NewWebhook(**self._send("POST", "/webhooks", json=asked.model_dump(mode="json")))
+
+    def webhooks(self) -> list[Webhook]:
+        """Every webhook, without its secret."""
+        return self._items("/webhooks", Webhook)
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """One webhook, without its secret."""
+        return Webhook(**self._get(f"/webhooks/{webhook_id}"))
+
+    def remove_webhook(self, webhook_id: str) -> Webhook:
+        """Tell it nothing more; gives what it was."""
+        return Webhook(**self._send("DELETE", f"/webhooks/{webhook_id}"))
+
+    def rotate_webhook(self, webhook_id: str) -> NewWebhook:
+        """Give it another secret; for a day the old one signs too."""
+        return NewWebhook(**self._send("POST", f"/webhooks/{webhook_id}/rotate"))
+
+    def ping_webhook(self, webhook_id: str) -> Delivery:
+        """Send it a ping; ``webhook_delivery`` says what came of it."""
+        return Delivery(**self._send("POST", f"/webhooks/{webhook_id}/ping"))
+
+    def webhook_deliveries(self, webhook_id: str) -> Iterator[Delivery]:
+        """What it was told, or is to be, the newest first."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._get(f"/webhooks/{webhook_id}/deliveries", **cursor)
+            yield from (Delivery(**item) for item in page["items"])
+            if page["next"] is None:
+                return
+            cursor = {"cursor": page["next"]}
+
+    def webhook_delivery(self, webhook_id: str, delivery_id: int) -> Delivery:
+        """One delivery, with every attempt."""
+        return Delivery(**self._get(f"/webhooks/{webhook_id}/deliveries/{delivery_id}"))
+
+    def redeliver(self, webhook_id: str, delivery_id: int) -> Delivery:
+        """Send it again, under the same id."""
+        return Delivery(**self._send("POST", f"/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"))
 
     # -- waiting ------------------------------------------------------------------------------
 

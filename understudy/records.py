@@ -931,6 +931,92 @@ class LoopState(Record):
     why: str  #: one sentence for people
 
 
+# -- webhooks -----------------------------------------------------------------------------------
+
+
+class WebhookEvent(enum.StrEnum):
+    INGEST_FINISHED = "ingest.finished"  #: an upload, a labeled set or a fetch has ended, well or not
+    LABELS_READY = "labels.ready"  #: the champion has labeled every shard that it could
+    GENERATION_FINISHED = "generation.finished"  #: promoted, refused or failed
+    GATE_PASSED = "gate.passed"  #: a challenger is proved better
+    GATE_REFUSED = "gate.refused"  #: it is not
+    MODEL_SWAPPED = "model.swapped"  #: the champion has moved: by the gate, or by a person against its verdict
+    MODEL_ROLLED_BACK = "model.rolled_back"  #: the champion has moved back
+    ALARM = "alarm"  #: somebody should look; ``cause`` says at what
+
+
+#: What is sent on demand, to whatever webhook.
+PING = "ping"
+
+
+class WebhookRequest(Record):
+    """Who shall be told of what."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="http or https; may carry a token",
+        examples=["https://example.com/hook"],
+    )
+    events: tuple[WebhookEvent, ...] = Field(
+        tuple(WebhookEvent), min_length=1, max_length=100, description="default: every event"
+    )
+    description: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="for people")
+
+
+class Webhook(Record):
+    """Who is told of what. Its secret is shown once and never again."""
+
+    id: str
+    url: str
+    events: tuple[WebhookEvent, ...]
+    description: str
+    created_by: str
+    created_at: Timestamp
+
+
+class NewWebhook(Webhook):
+    """The same with its secret, which nobody is shown again."""
+
+    secret: str = Field(description="of the form `whsec_...`; give it to `understudy.webhooks.verify`")
+
+
+class Event(Record):
+    """The body of a delivery: what has happened, to what, when."""
+
+    id: str  #: the same at every attempt, as in the header ``webhook-id``
+    type: str  #: a WebhookEvent, or ping
+    timestamp: Timestamp
+    subject: str  #: the id of the job, version, generation, deployment or shard
+    data: dict[str, Any]
+
+
+class DeliveryAttempt(Record):
+    """One request to a webhook."""
+
+    at: Timestamp
+    status: int | None  #: None: there was no answer
+    ms: int  #: it took
+    answer: str  #: how it begins
+    problem: str | None  #: None: it was taken, with 2xx
+
+
+class Delivery(Record):
+    """One event for one webhook."""
+
+    id: int
+    webhook: str
+    event_id: str
+    event: str
+    subject: str
+    state: JobState = Field(description="queued, running, succeeded (answered with 2xx) or failed (given up)")
+    num_attempts: int
+    next_at: Timestamp | None = Field(description="when it is tried (again); null: it has ended, or is due now")
+    created_at: Timestamp
+    body: str = Field(description="the JSON that is sent, byte for byte")
+    attempts: tuple[DeliveryAttempt, ...] = Field(description="the last twenty, the newest last")
+
+
 # -- keys ---------------------------------------------------------------------------------------
 
 

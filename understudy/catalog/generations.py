@@ -3,7 +3,7 @@
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import claims, jobs, pausing, versions
+from understudy.catalog import claims, events, jobs, pausing, versions
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
 from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow, LabelSetRow, ShardRow
@@ -199,6 +199,7 @@ def conclude(catalog: Catalog, claim: Claim, number: int, version: str, report: 
                 ended_at=now(),
             )
         )
+        events.judged(session, number, version, report)
         jobs.succeed(session, claim, {"version": version, "verdict": report.verdict})
 
 

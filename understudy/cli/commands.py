@@ -31,6 +31,7 @@ from understudy.cli import (
     robustness,
     sources,
     watch,
+    webhooks,
 )
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
@@ -51,6 +52,7 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 for subject in (
     buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, loop, watch, gate, robustness,
+    webhooks,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
