@@ -158,7 +158,7 @@ def due(catalog: Catalog) -> list[str]:
 def take(catalog: Catalog, webhook_id: str, *, lease_s: float = LEASE_S) -> Sending | None:
     """Claim the oldest delivery that is due for a webhook. None: there is none, or another one is being sent."""
     with catalog.write() as session:
-        hook = session.get(WebhookRow, webhook_id)
+        hook = session.get(WebhookRow, webhook_id, with_for_update=True)  # one at a time looks what is due for it
         if hook is None:  # it was removed while something happened
             session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == webhook_id))
             return None
@@ -171,7 +171,6 @@ def take(catalog: Catalog, webhook_id: str, *, lease_s: float = LEASE_S) -> Send
             .where(ours, claims.is_claimable(DeliveryRow, MAX_ATTEMPTS))
             .order_by(DeliveryRow.id)
             .limit(1)
-            .with_for_update(skip_locked=True)  # SQLite has one writer, and no such words
         )
         if oldest is None:
             return None
