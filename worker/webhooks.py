@@ -59,14 +59,18 @@ class Courier:
         self._catalog, self._fetcher, self._allowed, self._stopped = catalog, fetcher, allowed, stopped
         self._telling: dict[str, threading.Thread] = {}
         self._tidy_at = 0.0
+        self._is_away = False
 
     def run(self) -> None:
         """Until it is stopped."""
         while not self._stopped.is_set():
             try:
                 self.look()
+                self._is_away = False
             except Exception:  # the catalog is away: what is in the outbox stays there
-                log.exception("could not look for what webhooks are to be told; the next look is in %s s", POLL_S)
+                if not self._is_away:  # told once, not each second
+                    log.exception("could not look for what webhooks are to be told; it is tried each %s s", POLL_S)
+                self._is_away = True
             self._stopped.wait(POLL_S)
 
     def look(self) -> None:

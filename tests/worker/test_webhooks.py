@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from understudy import webhooks as signing
 from understudy.addresses import Allowance
-from understudy.catalog import webhooks
+from understudy.catalog import Catalog, webhooks
 from understudy.catalog.tables import DeliveryRow
 from understudy.errors import SourceAway
 from understudy.records import JobState, WebhookEvent
@@ -225,6 +225,31 @@ def test_a_slow_webhook_holds_up_no_other(sqlite_catalog, receiver, until):
     until(lambda: webhooks.due(sqlite_catalog) == [] and len(receiver.sent) == 3)
     stopped.set()
     running.join(10)
+
+
+class Rounds(threading.Event):
+    """Is set after so many waits, none of which takes any time."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__()
+        self.left = num
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            self.set()
+        return self.is_set()
+
+
+def test_a_catalog_that_is_away_is_told_once(tmp_path, caplog):
+    """Not each second; it goes on looking."""
+    with closing(Catalog(f"sqlite:///{tmp_path / 'nothing.db'}")) as away:
+        courier.Courier(away, Fetcher(HERE), HERE, rounds := Rounds(3)).run()
+        assert rounds.left == 0
+        assert caplog.text.count("could not look for what webhooks are to be told") == 1
+        away.migrate()
+        courier.Courier(away, Fetcher(HERE), HERE, Rounds(1)).run()
+    assert caplog.text.count("could not look") == 1
 
 
 @contextmanager
