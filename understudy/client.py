@@ -24,6 +24,7 @@ from understudy.records import (
     BucketSummary,
     Championship,
     Classified,
+    Delivery,
     Deployment,
     DeploymentEnd,
     DeploymentRequest,
@@ -34,7 +35,10 @@ from understudy.records import (
     History,
     Job,
     JobState,
+    LoopPause,
+    LoopState,
     ModelVersion,
+    NewWebhook,
     Outcome,
     Override,
     Recall,
@@ -43,6 +47,9 @@ from understudy.records import (
     RemoteSource,
     Rollback,
     UploadState,
+    Webhook,
+    WebhookEvent,
+    WebhookRequest,
 )
 from understudy.review_records import Audit, Decision, Review, ReviewQueue, ReviewRequest, ReviewUndo
 from understudy.store import sha256_of
@@ -403,6 +410,18 @@ class Client:
         body = (request or GenerationRequest()).model_dump(mode="json")
         return Generation(**self._send("POST", "/generations", json=body))
 
+    def loop(self) -> LoopState:
+        """Where the loop stands, and what starts next."""
+        return LoopState(**self._get("/loop"))
+
+    def pause(self, *, reason: str) -> LoopState:
+        """Begin nothing new: no label set, no generation. What runs goes on to its end."""
+        return LoopState(**self._send_again("POST", "/loop/pause", json=LoopPause(reason=reason).model_dump()))
+
+    def resume(self) -> LoopState:
+        """Let a paused loop go on."""
+        return LoopState(**self._send_again("POST", "/loop/resume"))
+
     def champions(self) -> list[Championship]:
         """Every champion that there was, the newest first."""
         return self._items("/models/champions", Championship)
@@ -437,6 +456,51 @@ class Client:
         """Take a challenger off the traffic."""
         body = DeploymentEnd(reason=reason).model_dump(mode="json")
         return Deployment(**self._send("POST", f"/deployments/{deployment_id}/end", json=body))
+
+    def add_webhook(
+        self, url: str, *, events: Sequence[WebhookEvent] = tuple(WebhookEvent), description: str = ""
+    ) -> NewWebhook:
+        """Have a URL told of events. The answer is the only one with the secret that signs."""
+        asked = WebhookRequest(url=url, events=tuple(events), description=description)
+        return NewWebhook(**self._send("POST", "/webhooks", json=asked.model_dump(mode="json")))
+
+    def webhooks(self) -> list[Webhook]:
+        """Every webhook, without its secret."""
+        return self._items("/webhooks", Webhook)
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """One webhook, without its secret."""
+        return Webhook(**self._get(f"/webhooks/{webhook_id}"))
+
+    def remove_webhook(self, webhook_id: str) -> Webhook:
+        """Tell it nothing more; gives what it was."""
+        return Webhook(**self._send("DELETE", f"/webhooks/{webhook_id}"))
+
+    def rotate_webhook(self, webhook_id: str) -> NewWebhook:
+        """Give it another secret; for a day the old one signs too."""
+        return NewWebhook(**self._send("POST", f"/webhooks/{webhook_id}/rotate"))
+
+    def ping_webhook(self, webhook_id: str) -> Delivery:
+        """Send it a ping; ``webhook_delivery`` says what came of it."""
+        return Delivery(**self._send("POST", f"/webhooks/{webhook_id}/ping"))
+
+    def webhook_deliveries(self, webhook_id: str) -> Iterator[Delivery]:
+        """What it was told, or is to be, the newest first."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._get(f"/webhooks/{webhook_id}/deliveries", **cursor)
+            yield from (Delivery(**item) for item in page["items"])
+            if page["next"] is None:
+                return
+            cursor = {"cursor": page["next"]}
+
+    def webhook_delivery(self, webhook_id: str, delivery_id: int) -> Delivery:
+        """One delivery, with every attempt."""
+        return Delivery(**self._get(f"/webhooks/{webhook_id}/deliveries/{delivery_id}"))
+
+    def redeliver(self, webhook_id: str, delivery_id: int) -> Delivery:
+        """Send it again, under the same id."""
+        return Delivery(**self._send("POST", f"/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"))
 
     # -- waiting ------------------------------------------------------------------------------
 

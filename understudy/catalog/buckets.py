@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from understudy.catalog import reviews
+from understudy.catalog import events, reviews
 from understudy.catalog.database import Catalog, now
 from understudy.catalog.tables import (
     BucketRow,
@@ -166,6 +166,7 @@ def _is_open() -> ColumnElement[bool]:
 def _end_jobs(session: Session, name: str) -> None:
     """Fail what has not ended, and what has failed: neither may be claimed or tried again."""
     problem = Problem(code="bucket_deleted", detail=f"the bucket {name!r} was deleted; send the images to another")
+    ending = session.scalars(select(JobRow.id).where(JobRow.bucket == name, _is_open())).all()
     session.execute(
         update(JobRow)
         .where(JobRow.bucket == name, or_(_is_open(), JobRow.state == JobState.FAILED))
@@ -178,3 +179,4 @@ def _end_jobs(session: Session, name: str) -> None:
             updated_at=now(),
         )
     )
+    events.ended(session, JobRow, ending)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Text,
     UniqueConstraint,
     text,
 )
@@ -215,6 +216,17 @@ class GenerationRow(Base):
     ended_at: Mapped[float | None]
 
 
+class LoopRow(Base):
+    """Whether the loop is paused, and when it turns by itself: a table of one row."""
+
+    __tablename__ = "loop"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    paused_at: Mapped[float | None]  # NULL: it is not paused
+    paused_by: Mapped[str | None] = mapped_column(String(200))
+    reason: Mapped[str | None] = mapped_column(String(1000))
+    generate_after: Mapped[int] = mapped_column(BigInteger)  # as the reconciler's settings said last
+
+
 class VersionRow(Base):
     __tablename__ = "versions"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -294,6 +306,38 @@ class RecallRow(Base):
     actor: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[float]
     swept_at: Mapped[float | None] = mapped_column(index=True)  # NULL: late writers may still leave something
+
+
+class WebhookRow(Base):
+    """Who is told of events, and what signs it. The secret is needed as it is: a hash of it could sign nothing."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[list[str]] = mapped_column(JSON)
+    description: Mapped[str] = mapped_column(String(200))
+    secret: Mapped[str] = mapped_column(String(100))
+    previous_secret: Mapped[str | None] = mapped_column(String(100))  # signs too, until then
+    previous_until: Mapped[float | None]
+    created_by: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[float]
+
+
+class DeliveryRow(Claimable, Base):
+    """One event for one webhook: written with the fact that it tells, delivered later.
+
+    No foreign key to its webhook: whoever deletes that must not fail the fact.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    webhook_id: Mapped[str] = mapped_column(String(32), index=True)
+    event_id: Mapped[str] = mapped_column(String(40))
+    event: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(200))
+    body: Mapped[str] = mapped_column(Text)  # the very bytes, the same at every attempt
+    attempts: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # records.DeliveryAttempt, the newest last
 
 
 class ApiKeyRow(Base):
