@@ -1,10 +1,10 @@
 """Every page, in the order of the menu."""
 
 from dashboard import frame
-from dashboard.pages import loop
+from dashboard.pages import loop, review
 from dashboard.sessions import Sessions
 
-EVERY = (loop.PAGE,)
+EVERY = (loop.PAGE, review.PAGE)
 
 
 def register(sessions: Sessions) -> None:
