@@ -26,6 +26,8 @@ NUM_BARS, ALL_BARS = 6, 10
 NUM_BUTTONS = 30
 #: What was said last, in sight.
 STRIP = 12
+#: An image of few pixels is not drawn so large that nobody knows it.
+_TINY = "(event) => event.target.classList.toggle('us-tiny', event.target.naturalWidth < 64)"
 #: Refusals after which it makes no sense to show the image again: somebody said it otherwise, or it is gone.
 SETTLED = ("already_labeled", "not_labeled", "not_in_audit", "not_found", "image_not_found")
 
@@ -105,7 +107,9 @@ class Desk:
 
     def _draw(self, item: QueueItem) -> None:
         with frame.element("div", "us-look"):
-            frame.element("img", src=f"/picture/{item.sha256}?size=480", alt="The image to review", decoding="async")
+            image = frame.element("img", src=f"/picture/{item.sha256}?size=480", alt="The image to review")
+            image.on("load", js_handler=_TINY)
+            frame.text(f"{item.bucket} · {item.teacher} · {item.sha256[:12]}", "us-origin us-soft")
         with frame.element("div", "us-answers"):
             if self._feed.is_audit:
                 frame.text("Which class is it?", tag="h2")
@@ -120,8 +124,6 @@ class Desk:
                 if not self._feed.is_audit:
                     self._button("Skip", "s", "us-do")
             search(self._feed.classes, lambda name, is_new: self._say(item.sha256, name, is_new=is_new))
-            with frame.element("div", "us-origin us-soft"):
-                frame.text(f"{item.bucket} · {item.teacher} · {item.sha256[:12]}")
 
     def _question(self, item: QueueItem) -> None:
         with frame.element("div"):
