@@ -47,7 +47,8 @@ def _row(name: str, one: AuditedClass) -> None:
     with frame.row():
         with frame.cell():
             frame.text(name)
-        for said in (f"{one.num_right:,} of {one.num_audited:,}", words.percent(one.precision), _span(one)):
+        right = f"{one.num_right:,} of {one.num_audited:,}" if one.num_audited else "–"
+        for said in (right, words.percent(one.precision), _span(one)):
             with frame.cell("us-right"):
                 frame.text(said)
 

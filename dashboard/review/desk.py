@@ -61,7 +61,15 @@ class Desk:
         self._away: Exception | None = None
         self._stack = frame.element("div", "us-stack")
         self._end = frame.element("div", "us-end", aria_live="polite")
-        self._below = frame.element("div", "us-live")
+        with frame.panel(classes="us-session"):
+            self._figures = frame.element("div", "us-figures", aria_live="polite")
+            with frame.element("div", "us-strip"):
+                with frame.element("button", "us-do", type="button", data_key="u") as self._undoing:
+                    frame.text("Undo the last")
+                    keycap("u")
+                self._strip = frame.element("div", "us-past-ones")
+        self._undoing.on("click", self._undo_last)
+        self._told: list[tuple[str, str, str, str]] | None = None
         ui.on("us-say", self._take)
 
     def open(self, items: Sequence[QueueItem]) -> None:
@@ -94,7 +102,7 @@ class Desk:
             return "No image was called otherwise by the teacher before."
         return "Nothing is left to review here."
 
-    def _put(self, item: QueueItem, *, is_next: bool = False) -> None:
+    def _put(self, item: QueueItem, *, at: int = -1) -> None:
         if item.sha256 in self._cards:
             return
         with self._stack:
@@ -102,8 +110,8 @@ class Desk:
         self._cards[item.sha256] = (item, card)
         with card:
             self._draw(item)
-        if is_next:
-            card.move(self._stack, 0)
+        if at >= 0:
+            card.move(self._stack, min(at, len(self._cards) - 1))
 
     def _draw(self, item: QueueItem) -> None:
         with frame.element("div", "us-look"):
@@ -226,14 +234,14 @@ class Desk:
             except UnderstudyError as other:
                 self._warn(other)
         if item is not None:
-            self._put(item, is_next=True)
+            self._put(item, at=1)  # not under the finger that is about to say something of the one in sight
 
     def _undo(self, said: Said) -> None:
         """Show the image again, and have what was said of it count no more."""
         if said.is_undone:
             return
         said.is_undone = True
-        self._put(said.item, is_next=True)
+        self._put(said.item, at=0)
         self._tell()
         background_tasks.create(self._take_back(said))
 
@@ -273,25 +281,21 @@ class Desk:
     # -- what was said --------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        if self._below.is_deleted:
+        """Only what has become another is drawn anew: a button that somebody is about to press stays."""
+        now = [(each.item.sha256, each.word, str(each.is_undone), each.problem) for each in self._said]
+        if self._strip.is_deleted or now == self._told:
             return
-        self._below.clear()
+        self._told = now
         counting = [each for each in self._said if not each.is_undone and not each.problem]
-        with self._below, frame.panel(classes="us-session"):
-            with frame.element("div", "us-row"), frame.element("div", "us-figures us-grow", aria_live="polite"):
-                for name, number in self._counts(counting):
-                    frame.figure(f"{number:,}", name)
-            if not self._said:
-                return
-            with frame.element("div", "us-strip"):
-                with frame.element("button", "us-do", type="button", data_key="u") as undo:
-                    frame.text("Undo the last")
-                    keycap("u")
-                undo.on("click", self._undo_last)
-                if not counting:
-                    undo.props["disabled"] = True
-                for said in reversed(self._said[-STRIP:]):
-                    self._past(said)
+        self._undoing.props["disabled"] = not counting
+        self._figures.clear()
+        with self._figures:
+            for name, number in self._counts(counting):
+                frame.figure(f"{number:,}", name)
+        self._strip.clear()
+        with self._strip:
+            for said in reversed(self._said[-STRIP:]):
+                self._past(said)
 
     def _counts(self, counting: Sequence[Said]) -> list[tuple[str, int]]:
         def num(*verdicts: Verdict | None) -> int:

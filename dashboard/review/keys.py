@@ -18,13 +18,14 @@ _SCRIPT = """
   });
   document.addEventListener('keydown', (event) => {
     if (event.repeat || event.isComposing || event.altKey || document.querySelector('.q-dialog')) return;
-    if (event.target.closest('input, select, textarea')) {
-      if (event.key === 'Escape') event.target.blur();
+    const at = event.target instanceof Element ? event.target : document.body;
+    if (at.closest('input, select, textarea')) {
+      if (event.key === 'Escape') at.blur();
       return;
     }
     const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === 'z';
     if ((event.ctrlKey || event.metaKey) && !undo) return;
-    if (event.key === 'Enter' && event.target.closest('a, button, summary')) return;
+    if (event.key === 'Enter' && at.closest('a, button, summary')) return;
     const key = undo ? 'u' : event.key === 'Enter' ? 'a' : event.key === '/' ? 'c' : event.key.toLowerCase();
     const button = [...document.querySelectorAll('[data-key]')].find((one) => one.dataset.key === key && inSight(one));
     if (!button) return;

@@ -6,6 +6,11 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from understudy.records import GenerationRequest
+
+#: As little as a generation can be.
+TURN = GenerationRequest(recipe="tiny", overrides={"teacher_steps": 5, "student_steps": 5, "size": 16})
+
 
 @pytest.fixture(autouse=True)
 def labeled(house, until):
@@ -45,7 +50,7 @@ def test_a_key_accepts_and_the_next_image_is_there_at_once(page: Page, house, un
     shot("review")
     assert (
         page.evaluate(
-            """() => { document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
+            """() => { document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
         return [...document.querySelectorAll('.us-one')].find(one => one.offsetParent).dataset.sha256; }"""
         )
         == second
@@ -105,6 +110,21 @@ def test_a_class_that_nobody_knows_is_one_only_if_that_is_said(page: Page, house
     page.get_by_role("button", name="Undo: <img").click()
     until(lambda: counting(house, sha256) is None)
     assert "Review" in page.title()
+
+
+def test_what_was_corrected_is_in_the_labeled_set_of_the_next_generation(page: Page, house, until):
+    """Its student has learned from it, as its model card says; no rejected or undone one is among them."""
+    page.goto("/review")
+    sha256 = sha256_of(card(page))
+    other = {"amber": "jade", "jade": "lilac", "lilac": "amber"}[page.locator(".us-one:visible .us-label").inner_text()]
+    page.locator(".us-one:visible .us-choice", has_text=other).click()
+    until(lambda: counting(house, sha256))
+    assert counting(house, sha256).class_name == other
+    joined = [each for each in house.client.reviews(counting=True) if each.class_name and not each.is_new_class]
+    turn = house.client.wait_for_generation(house.client.generate(TURN).number)
+    student = next(each for each in house.client.models() if each.id == turn.version)
+    assert student.card.data.num_reviewed == len(joined)
+    house.client.undo_reviews([counting(house, sha256).id])
 
 
 def test_several_are_chosen_and_said_at_once_and_undone(page: Page, house, until, shot: Callable[[str], None]):
