@@ -29,13 +29,21 @@ def search(classes: Sequence[str], chosen: Chosen, *, label: str = "Another clas
         )
     found = frame.element("div", "us-found", aria_live="polite")
 
+    shown = ""
+
+    def suggest(said: str) -> None:
+        nonlocal shown
+        if said != shown:  # what somebody is about to press stays
+            shown = said
+            _suggest(found, said, classes, chosen)
+
     def typed(event: GenericEventArguments) -> None:
-        _suggest(found, str(event.args), classes, chosen)
+        suggest(str(event.args))
 
     def entered(event: GenericEventArguments) -> None:
         name = meant(str(event.args), classes)
         if name is None:
-            _suggest(found, str(event.args), classes, chosen)
+            suggest(str(event.args))
         else:
             chosen(name, False)
 

@@ -9,7 +9,9 @@ from playwright.sync_api import Locator, Page, expect
 from understudy.records import GenerationRequest
 
 #: As little as a generation can be.
-TURN = GenerationRequest(recipe="tiny", overrides={"teacher_steps": 5, "student_steps": 5, "size": 16})
+TURN = GenerationRequest(
+    recipe="tiny", overrides={"teacher_steps": 5, "student_steps": 5, "warmup_steps": 1, "size": 16}
+)
 
 
 @pytest.fixture(autouse=True)
