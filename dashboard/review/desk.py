@@ -14,7 +14,7 @@ from dashboard.review.feed import Feed, keys_of
 from dashboard.review.search import keycap, search
 from understudy.client import RequestFailed
 from understudy.errors import UnderstudyError
-from understudy.review_records import Decision, QueueItem, Review, Verdict
+from understudy.review_records import MAX_REVIEWS, Decision, QueueItem, Review, Verdict
 
 #: Images that are loaded before it is their turn.
 AHEAD = 8
@@ -32,7 +32,7 @@ _TINY = "(event) => event.target.classList.toggle('us-tiny', event.target.natura
 SETTLED = ("already_labeled", "not_labeled", "not_in_audit", "not_found", "image_not_found")
 
 
-@dataclass
+@dataclass(eq=False)
 class Said:
     """What was said of an image here."""
 
@@ -57,6 +57,7 @@ class Desk:
         self._waiting: deque[QueueItem] = deque()
         self._cards: dict[str, tuple[QueueItem, ui.element]] = {}
         self._said: list[Said] = []
+        self._pending: list[Said] = []  #: said, and not sent yet
         self._in_order, self._is_asking = asyncio.Lock(), False
         self._away: Exception | None = None
         self._stack = frame.element("div", "us-stack")
@@ -200,8 +201,9 @@ class Desk:
             return
         item, _ = self._cards[sha256]
         said = Said(item, self._feed.decision(item, class_name, is_new=is_new))
+        self._pending.append(said)
         self._keep(said)
-        background_tasks.create(self._send(said))
+        background_tasks.create(self._send())
 
     def _keep(self, said: Said) -> None:
         _, card = self._cards.pop(said.item.sha256)
@@ -210,16 +212,28 @@ class Desk:
         self._fill()
         self._tell()
 
-    async def _send(self, said: Said) -> None:
-        assert said.decision is not None
-        decision = said.decision
+    async def _send(self) -> None:
+        """Send what waits, in one request; if that is refused, one by one, so that each has its own answer."""
         async with self._in_order:
-            try:
-                (said.review,) = await self._view.ask(lambda client: client.review([decision]))
-            except UnderstudyError as error:
-                await self._refused(said, error)
-        self._tell()
-        await self._changed()
+            some, self._pending = self._pending[:MAX_REVIEWS], self._pending[MAX_REVIEWS:]
+            if some and not await self._written(some, is_last_try=len(some) == 1):
+                for said in some:
+                    await self._written([said], is_last_try=True)
+        if some:
+            self._tell()
+            await self._changed()
+
+    async def _written(self, some: Sequence[Said], *, is_last_try: bool) -> bool:
+        decisions = [said.decision for said in some if said.decision is not None]
+        try:
+            reviews = await self._view.ask(lambda client: client.review(decisions))
+        except UnderstudyError as error:
+            if is_last_try:
+                await self._refused(some[0], error)
+            return False
+        for said, review in zip(some, reviews, strict=True):
+            said.review = review
+        return True
 
     async def _refused(self, said: Said, error: UnderstudyError) -> None:
         """Say why, and show the image again, as its teacher sees it by now: nothing that was said is lost unseen."""
@@ -243,6 +257,9 @@ class Desk:
         said.is_undone = True
         self._put(said.item, at=0)
         self._tell()
+        if said in self._pending:
+            self._pending.remove(said)
+            return
         background_tasks.create(self._take_back(said))
 
     async def _take_back(self, said: Said) -> None:

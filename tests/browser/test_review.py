@@ -125,7 +125,7 @@ def test_what_was_corrected_is_in_the_labeled_set_of_the_next_generation(page: P
     joined = [each for each in house.client.reviews(counting=True) if each.class_name and not each.is_new_class]
     turn = house.client.wait_for_generation(house.client.generate(TURN).number)
     student = next(each for each in house.client.models() if each.id == turn.version)
-    assert student.card.data.num_reviewed == len(joined)
+    assert student.card.data["num_reviewed"] == len(joined)
     house.client.undo_reviews([counting(house, sha256).id])
 
 
