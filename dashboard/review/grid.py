@@ -1,5 +1,6 @@
 """Many images at once: several are chosen, and one thing is said of all of them, or nothing of any."""
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 from nicegui import ui
@@ -9,6 +10,7 @@ from dashboard import frame, words
 from dashboard.frame import View
 from dashboard.review.feed import Feed
 from dashboard.review.search import keycap, search
+from understudy.errors import UnderstudyError
 from understudy.review_records import QueueItem
 
 #: Images in sight; as many are asked for when these are done.
@@ -137,7 +139,10 @@ class Grid:
         self._num_said += len(chosen)
         self._remove(chosen)
         if len(self._tiles) < PART // 3 and not self._feed.is_over:
-            self._show(await self._feed.more(PART))
+            try:
+                self._show(await self._feed.more(PART))
+            except UnderstudyError as error:
+                ui.notify(str(error), type="negative")
 
     def _remove(self, items: Sequence[QueueItem]) -> None:
         for item in items:
@@ -147,8 +152,11 @@ class Grid:
 
     async def _look_again(self, items: Sequence[QueueItem]) -> None:
         """After a refusal, nothing of which was written: the labels may be others by now."""
-        for item in items:
-            now = await self._feed.again(item)
+        try:
+            seen = await asyncio.gather(*(self._feed.again(item) for item in items))
+        except UnderstudyError:
+            return  # what refused the first has been said
+        for item, now in zip(items, seen, strict=True):
             if now is None or (now.label, now.confidence) != (item.label, item.confidence):
                 self._remove([item])
                 self._show([now] if now else [], first=True)
