@@ -43,7 +43,7 @@ async def build(view: View) -> None:
 
 def _tabs(view: View, by: str, *, is_grid: bool) -> None:
     with frame.element("div", "us-row us-tabs"):
-        with frame.element("nav", "us-tabs-row us-grow", aria_label="Which images come first"):
+        with frame.element("div", "us-tabs-row us-grow", role="group", aria_label="Which images come first"):
             for name, (title, _) in ORDERS.items():
                 _tab(
                     title,
@@ -51,7 +51,7 @@ def _tabs(view: View, by: str, *, is_grid: bool) -> None:
                     name == by,
                 )
         if by != AUDIT:
-            with frame.element("nav", "us-tabs-row", aria_label="How many at once"):
+            with frame.element("div", "us-tabs-row", role="group", aria_label="How many at once"):
                 _tab("One at a time", view.link(view=None), not is_grid)
                 _tab("Grid", view.link(view="grid"), is_grid)
 
