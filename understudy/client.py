@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
 
 import httpx
@@ -305,13 +304,15 @@ class Client:
 
     def labeled(
         self,
-        labeled: Path | IO[bytes],
-        holdout: Path | IO[bytes] | None = None,
+        labeled: Path | IO[bytes] | Packed,
+        holdout: Path | IO[bytes] | Packed | None = None,
         *,
         holdout_fraction: float | None = None,
         request: GenerationRequest | None = None,
     ) -> Job:
         """Send human-labeled images, one folder a class; the first set opens generation 0.
+
+        What other tools exported, ``understudy.annotations.reading`` packs this way.
 
         Without a holdout, ``holdout_fraction`` of each class is frozen as one; None: 0.2 of the first set.
         """
@@ -479,22 +480,20 @@ def _part_of(state: UploadState, number: int) -> tuple[int, int]:
 
 
 class _packed:
-    """A file to send: the source itself, or a folder as a tar in a temporary file."""
+    """A file to send: the source itself, or a folder as a tar that is made while it is read."""
 
-    def __init__(self, source: Path | IO[bytes]) -> None:
+    def __init__(self, source: Path | IO[bytes] | Packed) -> None:
         self._source = source
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> tuple[IO[bytes], str, int]:
-        if not isinstance(self._source, Path):
+        if not isinstance(self._source, Path | Packed):
             return self._source, "upload", _size_of(self._source)
-        if self._source.is_dir():
-            self._file = TemporaryFile()
-            self._file.writelines(packing.folder(self._source).read(0))
-            self._file.seek(0)
-            return self._file, f"{self._source.name}.tar", _size_of(self._file)
-        self._file = self._source.open("rb")
-        return self._file, self._source.name, self._source.stat().st_size
+        packed = self._source
+        if isinstance(packed, Path):
+            packed = packing.folder(packed) if packed.is_dir() else packing.file(packed)
+        self._file = packing.opened(packed)
+        return self._file, packed.name, packed.num_bytes
 
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:

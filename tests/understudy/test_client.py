@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from understudy import labels
+from understudy.annotations import reading
 from understudy.catalog import Catalog, claims, jobs, shards
 from understudy.catalog.tables import JobRow
 from understudy.client import Client, RequestFailed
@@ -260,6 +261,22 @@ def test_labeled_images_and_a_holdout_arrive_as_two_uploads_of_one_job(client: C
     for data, seed in zip(sent_bytes(opened, job), (0, 1), strict=True):
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             assert tar.extractfile("red/a.png").read() == picture(0, 3, seed=seed)  # type: ignore[union-attr]
+
+
+def test_what_another_tool_said_is_sent_as_folders(client: Client, opened: Opened, tmp_path: Path):
+    """Annotations of a CSV file arrive as a tar of a folder a class, which lay nowhere on disk."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(0, 3, seed=ord(name[0])))
+    (tmp_path / "labels.csv").write_text('path,label\na.png,"a, cat"\nb.png,dog\n')
+    before = set(tmp_path.iterdir())
+
+    job = client.labeled(reading.read(tmp_path / "labels.csv").packed())
+
+    (data,) = sent_bytes(opened, job)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["labels/a, cat/000000-a.png", "labels/dog/000001-b.png"]
+        assert tar.extractfile("labels/dog/000001-b.png").read() == (tmp_path / "b.png").read_bytes()  # type: ignore[union-attr]
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "data"}
 
 
 def test_without_a_holdout_the_share_to_freeze_comes_along(client: Client, opened: Opened):

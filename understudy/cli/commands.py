@@ -17,6 +17,7 @@ from rich.text import Text
 
 import understudy
 from understudy import bench, demonstration, local
+from understudy.annotations.reading import Disagreement, Format
 from understudy.cli import (
     buckets,
     deployments,
@@ -33,6 +34,16 @@ from understudy.cli import (
 )
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
+from understudy.cli.labeled import (
+    Control,
+    DisagreementOption,
+    DryRun,
+    FormatOption,
+    Images,
+    Labels,
+    Renamed,
+    say_what_would_be_sent,
+)
 from understudy.cli.options import AsJson, Key, Replaced, Url, replaced_fields
 from understudy.cli.watch import follow_generation
 from understudy.client import DEFAULT_URL, Client
@@ -113,7 +124,13 @@ def up(
 
 @app.command()
 def init(
-    labeled: Annotated[Path, typer.Option(exists=True, help="Folder or archive with one folder of images a class.")],
+    labels: Annotated[
+        Path | None,
+        typer.Argument(exists=True, help="Folder or archive of one folder a class, or a file of annotations."),
+    ] = None,
+    labeled: Annotated[
+        Path | None, typer.Option(exists=True, help="The same, by name: folder or archive of one folder a class, ….")
+    ] = None,
     holdout: Annotated[
         Path | None, typer.Option(exists=True, help="The same for the holdout; without it a share is frozen.")
     ] = None,
@@ -128,14 +145,30 @@ def init(
     replaced: Replaced = None,
     weights: Annotated[Path | None, typer.Option(exists=True, help="Pretrained weights, a safetensors file.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the first teacher serves.")] = True,
+    format: FormatOption = Format.AUTO,
+    images: Images = None,
+    disagreement: DisagreementOption = Disagreement.REFUSE,
+    renamed: Renamed = None,
+    control: Control = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Send the labeled images: freezes the holdout and trains the first teacher (generation 0)."""
+    """Send the labeled images: freezes the holdout and trains the first teacher (generation 0).
+
+    LABELS: a folder or archive of one folder a class, a CSV file of path,label, or an export of Label Studio (JSON,
+    JSON-MIN) or CVAT (CVAT for images 1.1). See docs/moving.md.
+    """
+    said = Labels.asked(labels, labeled, format, images, disagreement, renamed, control)
+    if dry_run:
+        say_what_would_be_sent(said, console, as_json=as_json)
+        return
+    to_send = said.to_send(errors)
     with Client(url, key=key) as client:
         sent = client.weights(weights) if weights is not None else None
         asked = GenerationRequest(student=student, recipe=recipe, overrides=replaced_fields(replaced), weights=sent)
-        job = client.labeled(labeled, holdout, holdout_fraction=holdout_fraction, request=asked)
+        job = client.labeled(to_send, holdout, holdout_fraction=holdout_fraction, request=asked)
         job = _follow_job(client, job, "reading the labeled images")
         result = job.result or {}
         console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
