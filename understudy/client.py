@@ -33,6 +33,7 @@ from understudy.records import (
     History,
     Job,
     JobState,
+    ModelFile,
     ModelVersion,
     Outcome,
     Override,
@@ -200,6 +201,18 @@ class Client:
         """Every model version, the newest first."""
         return self._items("/models", ModelVersion)
 
+    def model(self, version: str) -> ModelVersion:
+        """One model version."""
+        return ModelVersion(**self._get(f"/models/{version}"))
+
+    def model_files(self, version: str) -> list[ModelFile]:
+        """The files of a model version."""
+        return self._items(f"/models/{version}/files", ModelFile)
+
+    def download_model(self, version: str, file: ModelFile, to: Path) -> None:
+        """One file of a model, whole and checked, or none; as ``download`` does."""
+        self._fetch(f"/models/{version}/files/{file.name}", file.num_bytes, file.sha256, to)
+
     def generations(self) -> list[Generation]:
         """Every generation, the newest first."""
         return self._items("/generations", Generation)
@@ -276,14 +289,18 @@ class Client:
 
         Raises RequestFailed, with the code damaged_download if the bytes are not those that the service wrote.
         """
+        self._fetch(f"/exports/{export_id}/files/{file.name}", file.num_bytes, file.sha256, to)
+
+    def _fetch(self, path: str, num_bytes: int, sha256: str | None, to: Path) -> None:
+        """A file of the service under its name here when it is whole, and is what it should be where that is known."""
         if to.exists():  # it was checked before it got its name
             return
         part = to.with_name(f".{to.name}.part")
         with part.open("ab") as into:
-            self._append(f"/exports/{export_id}/files/{file.name}", into, file.num_bytes)
-        if sha256_of(part) != file.sha256:
+            self._append(path, into, num_bytes)
+        if part.stat().st_size != num_bytes or (sha256 is not None and sha256_of(part) != sha256):
             part.unlink()
-            raise RequestFailed(f"{file.name} has arrived damaged; download it again", code="damaged_download")
+            raise RequestFailed(f"{to.name} has arrived damaged; download it again", code="damaged_download")
         part.rename(to)
 
     def _append(self, path: str, into: IO[bytes], num_bytes: int) -> None:

@@ -707,6 +707,14 @@ class ModelVersion(Record):
     card: ModelCard
 
 
+class ModelFile(Record):
+    """One file of a model version."""
+
+    name: str
+    num_bytes: int
+    sha256: Sha256 | None  #: None: the model is from before this was written down
+
+
 class Championship(Record):
     """One entry of the champion's history; the newest names the champion."""
 

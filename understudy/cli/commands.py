@@ -26,6 +26,7 @@ from understudy.cli import (
     ingest,
     keys,
     labels,
+    models,
     receipts,
     recipes,
     robustness,
@@ -61,6 +62,7 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 for subject in (
     buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
+    models,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
