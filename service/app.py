@@ -28,6 +28,7 @@ from service.routes import (
     model_files,
     models,
     pseudo_labels,
+    reviews,
     selections,
     sources,
     uploads,
@@ -75,8 +76,19 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
     for noun in (
-        buckets, exports, jobs, models, model_files, deployments, sources, pseudo_labels, selections, images, health,
-    ):  # fmt: skip
+        buckets,
+        exports,
+        jobs,
+        models,
+        model_files,
+        deployments,
+        sources,
+        pseudo_labels,
+        reviews,
+        selections,
+        images,
+        health,
+    ):
         asking.include_router(noun.router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
     sending.include_router(uploads.router)

@@ -60,6 +60,49 @@ PSEUDO_LABELS: dict[str, Any] = {
     ],
     "next": None,
 }
+REVIEW_QUEUE: dict[str, Any] = {
+    "items": [
+        {
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "bucket": "holiday-photos",
+            "teacher": "g0003-8f2c1a",
+            "label": "t-shirt",
+            "confidence": 0.48,
+            "margin": 0.02,
+            "classes": [{"label": "t-shirt", "probability": 0.48}, {"label": "longsleeve", "probability": 0.46}],
+            "previous_teacher": "g0002-1b9c44",
+            "previous_label": "longsleeve",
+        }
+    ],
+    "next": None,
+    "by": "uncertain",
+    "teacher": "g0003-8f2c1a",
+    "audit_threshold": None,
+}
+_REVIEW: dict[str, Any] = {
+    "id": 17,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "verdict": "correct",
+    "class_name": "longsleeve",
+    "is_new_class": False,
+    "teacher": "g0003-8f2c1a",
+    "label": "t-shirt",
+    "confidence": 0.48,
+    "is_audit": False,
+    "audit_threshold": None,
+    "actor": "key 5f1c9a",
+    "at": "2026-11-21T09:50:00.000Z",
+    "undone_at": None,
+}
+REVIEWS: dict[str, Any] = {"items": [_REVIEW], "next": None}
+UNDONE_REVIEWS: dict[str, Any] = {"items": [_REVIEW | {"undone_at": "2026-11-21T09:50:04.000Z"}], "next": None}
+_AUDITED = {"num_audited": 120, "num_right": 111, "precision": 0.925, "interval": {"low": 0.862, "high": 0.965}}
+AUDIT: dict[str, Any] = _AUDITED | {
+    "teacher": "g0003-8f2c1a",
+    "threshold": 0.3,
+    "num_rejected": 2,
+    "per_class": {"t-shirt": _AUDITED},
+}
 JOB = _JOB
 QUEUED_JOB = _QUEUED
 SYNC_JOB = _QUEUED | {
@@ -133,6 +176,7 @@ RECALL: dict[str, Any] = {
     "num_bytes": 96_000_000,
     "num_label_sets": 2,
     "num_jobs": 0,
+    "num_reviews": 12,
     "models": ["g0003-8f2c1a"],
     "descendants": [],
 }

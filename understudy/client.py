@@ -44,6 +44,7 @@ from understudy.records import (
     Rollback,
     UploadState,
 )
+from understudy.review_records import Audit, Decision, Review, ReviewQueue, ReviewRequest, ReviewUndo
 from understudy.store import sha256_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -193,6 +194,37 @@ class Client:
         """What every teacher says of one image."""
         return self._items(f"/images/{sha256}/labels", PseudoLabel)
 
+    def review_queue(self, by: str = "uncertain", **filters: Any) -> ReviewQueue:
+        """A page of the images to review: ``uncertain``, ``disagreement`` or ``audit``, what helps most first.
+
+        ``filters`` are the parameters of ``GET /reviews/queue``; ``class`` is written ``class_name``. For more, give
+        ``next`` of a page as ``cursor``, or ask again when these are reviewed.
+        """
+        if "class_name" in filters:
+            filters["class"] = filters.pop("class_name")
+        asked = {name: value for name, value in filters.items() if value is not None}
+        return ReviewQueue(**self._get("/reviews/queue", by=by, **asked))
+
+    def reviews(self, *, limit: int | None = None, **filters: Any) -> Iterator[Review]:
+        """What people said of pseudo-labels, the newest first; ``filters`` are the parameters of ``GET /reviews``.
+
+        ``counting=True`` is what counts now. ``limit`` None: all of them, page by page.
+        """
+        asked = {name: value for name, value in filters.items() if value is not None}
+        cursor: dict[str, str] = {}
+        while limit is None or limit > 0:
+            page = self._get("/reviews", **asked, **cursor, limit=min(limit or PAGE_ITEMS, PAGE_ITEMS))
+            yield from (Review(**item) for item in page["items"])
+            limit = None if limit is None else limit - len(page["items"])
+            if page["next"] is None:
+                return
+            cursor = {"cursor": page["next"]}
+
+    def audit(self, *, teacher: str | None = None, threshold: float | None = None) -> Audit:
+        """How right a teacher's pseudo-labels are from a confidence on, by its blind audit; None: as the next selection."""
+        asked = {"teacher": teacher, "threshold": threshold}
+        return Audit(**self._get("/reviews/audit", **{k: v for k, v in asked.items() if v is not None}))
+
     def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
         """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
         return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
@@ -270,6 +302,16 @@ class Client:
         if state.state != JobState.RECEIVING:  # it was complete before
             return self.job(state.id)
         return Job(**self._send_again("POST", f"/uploads/{state.id}/complete"))
+
+    def review(self, decisions: Sequence[Decision]) -> list[Review]:
+        """Say of up to 1,000 images what they are, all or none; the same again changes nothing, so it is retried."""
+        body = ReviewRequest(reviews=tuple(decisions)).model_dump(mode="json")
+        return [Review(**item) for item in self._send_again("POST", "/reviews", json=body)["items"]]
+
+    def undo_reviews(self, ids: Sequence[int]) -> list[Review]:
+        """Have reviews count no more; what was said of the images before counts again."""
+        body = ReviewUndo(ids=tuple(ids)).model_dump(mode="json")
+        return [Review(**item) for item in self._send_again("POST", "/reviews/undo", json=body)["items"]]
 
     def export(self, request: ExportRequest, *, key: str | None = None) -> Job:
         """Begin an export; its files are there when the job has succeeded."""

@@ -356,7 +356,8 @@ class Recall(Record):
     num_bytes: int  #: of the shards
     num_label_sets: int
     num_jobs: int  #: that had not ended, and end failed with ``bucket_deleted``
-    models: tuple[str, ...]  #: versions whose pseudo-labels were selected from the bucket's label sets
+    num_reviews: int = 0  #: what people said of its images; the undone ones too
+    models: tuple[str, ...]  #: versions trained on the bucket's pseudo-labels, or on images of it that people reviewed
     descendants: tuple[str, ...]  #: versions taught by those, and so on
 
 

@@ -20,6 +20,7 @@ from understudy.catalog.tables import (
     JobRow,
     LabeledImageRow,
     LabelSetRow,
+    ReviewRow,
     ShardRow,
     VersionRow,
 )
@@ -352,9 +353,14 @@ def class_counts(catalog: Catalog, split: str) -> dict[str, int]:
 
 
 def human_labeled(catalog: Catalog) -> set[str]:
-    """The sha-256 of every image that a human labeled, or that resembles the holdout: no pseudo-label of these may train."""
+    """The sha-256 of every image that a human labeled or reviewed, or that resembles the holdout.
+
+    No pseudo-label of these may train.
+    """
     with catalog.read() as session:
-        return set(session.scalars(select(LabeledImageRow.sha256))) | resemblances.resembling_holdout(session)
+        labeled = set(session.scalars(select(LabeledImageRow.sha256)))
+        reviewed = set(session.scalars(select(ReviewRow.sha256).where(ReviewRow.undone_at.is_(None)).distinct()))
+        return labeled | reviewed | resemblances.resembling_holdout(session)
 
 
 def buckets(catalog: Catalog) -> list[BucketSummary]:

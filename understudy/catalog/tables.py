@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from understudy.records import DeploymentKind, DeploymentState, GenerationState, JobKind, JobState, VersionState
+from understudy.review_records import Verdict
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -179,6 +180,26 @@ class LabelSetRow(Claimable, Base):
     num_rows: Mapped[int | None]
     bucket: Mapped[str | None] = mapped_column(String(63))  # its shard's
     priority: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))  # ``shards.NEW`` comes first
+
+
+class ReviewRow(Base):
+    """What a person said of an image's pseudo-label. Rows are added, and undone; the newest that is not undone counts."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (Index("ix_reviews_sha256", "sha256", "id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("images.sha256"))
+    verdict: Mapped[Verdict] = mapped_column(String(16))
+    class_name: Mapped[str | None] = mapped_column(String(255))  # NULL: rejected
+    is_new_class: Mapped[bool]
+    teacher: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    label: Mapped[str] = mapped_column(String(255))
+    confidence: Mapped[float]
+    is_audit: Mapped[bool]
+    audit_threshold: Mapped[float | None]
+    actor: Mapped[str] = mapped_column(String(200))
+    at: Mapped[float]
+    undone_at: Mapped[float | None]
 
 
 class GenerationRow(Base):
