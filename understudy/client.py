@@ -229,6 +229,23 @@ class Client:
         """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
         return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
 
+    def image(self, sha256: str) -> bytes:
+        """The encoded bytes of an accepted image, as they were sent. Raises RequestFailed, 404 if it is not there."""
+        path, deadline = f"/images/{sha256}", time.monotonic() + self._patience_s
+        while True:
+            try:
+                response = self._http.get(path)
+                break
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise self._away(error) from error
+                time.sleep(POLL_S)
+        if not response.is_success:
+            self._get(path)  # raises what it answered
+        if hashlib.sha256(response.content).hexdigest() != sha256:
+            raise RequestFailed(f"image {sha256} has arrived damaged; ask again", code="damaged_download")
+        return response.content
+
     def models(self) -> list[ModelVersion]:
         """Every model version, the newest first."""
         return self._items("/models", ModelVersion)

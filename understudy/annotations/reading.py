@@ -318,7 +318,7 @@ def _refuse_nothing(found: Sequence[_Found], left_out: Sequence[LeftOut], folder
 def _refuse_names(classes: Iterable[str]) -> None:
     alike: dict[str, str] = {}
     for name in sorted(classes):
-        if fault := _fault(name):
+        if fault := folder_fault(name):
             raise LabeledSetRefused(
                 f"the class {name[:100]!r} cannot be sent as a folder: {fault}; give it another name with "
                 f"--rename 'OLD=NEW'",
@@ -333,7 +333,7 @@ def _refuse_names(classes: Iterable[str]) -> None:
             )
 
 
-def _fault(name: str) -> str | None:
+def folder_fault(name: str) -> str | None:
     """Why a class name would not arrive as it is. None: it does."""
     if "/" in name or "\\" in name:
         return "it contains / or \\"

@@ -20,6 +20,7 @@ from understudy import bench, demonstration, local
 from understudy.annotations.reading import Disagreement, Format
 from understudy.cli import (
     buckets,
+    corrections,
     deployments,
     exports,
     gate,
@@ -62,7 +63,7 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 for subject in (
     buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
-    models,
+    models, corrections,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()

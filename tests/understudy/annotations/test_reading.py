@@ -5,6 +5,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_what_is_sent_is_a_tar_of_a_folder_a_class(read: Read, images: Callable[
 
 
 def test_what_is_not_taken_is_told_with_its_reason(
-    read: Read, images: Callable[..., Path], reasons: Callable[..., object], tmp_path: Path
+    read: Read, images: Callable[..., Path], reasons: Callable[..., Any], tmp_path: Path
 ):
     """No file, a folder, a path that leads out, an address, a name that no file can have, no class."""
     inside = images("a.jpg", "b.jpg", folder="in")
@@ -43,7 +44,7 @@ def test_what_is_not_taken_is_told_with_its_reason(
     lines += [",cat", "c.jpg, "]
     found = read("a.csv", "path,label\n" + "\n".join(lines), images=inside)
     assert found.report.classes == {"cat": 1, "dog": 2}
-    assert [(image[:15], reason) for image, reason in reasons(found)] == [  # type: ignore[attr-defined]
+    assert [(image[:15], reason) for image, reason in reasons(found)] == [
         ("../outside.jpg", "outside"),
         ("/etc/passwd", "outside"),
         ("folder.jpg", "missing_file"),

@@ -1,0 +1,175 @@
+"""``understudy corrections`` and ``understudy tasks``: images with what people said of them, or to be asked about.
+
+Each image is downloaded once and checked by its sha-256: killed at any point, the same command goes on where it was.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from understudy import images
+from understudy.annotations import corrections as writing
+from understudy.annotations.corrections import Correction, Opinion, Tool
+from understudy.cli.options import Key, Url
+from understudy.client import DEFAULT_URL, Client, RequestFailed
+from understudy.errors import Conflict, NotFound
+from understudy.label_records import PseudoLabel
+from understudy.review_records import Review
+
+app = typer.Typer()
+console = Console()
+errors = Console(stderr=True)
+
+#: What the folder is of: another export does not go on in it.
+NOTE = ".understudy-export.json"
+#: Of HTTP.
+NOT_FOUND = 404
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+
+To = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to: new, empty, or one to go on with.")]
+ToolOption = Annotated[Tool, typer.Option("--format", help="For which tool.")]
+
+
+@app.command()
+def corrections(to: To, format: ToolOption = Tool.CSV, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Take away what people said of pseudo-labels, with the images, for a labeling tool or anybody.
+
+    csv, label-studio (with the teacher's labels as predictions), cvat ("CVAT for images 1.1"), folder (one a class).
+    What is written can be read again by `understudy init`. Rejected images have no class; in folders they have no place.
+    """
+    with Client(url, key=key) as client:
+        said = (_of_review(review) for review in client.reviews(counting=True))
+        _write(client, said, to, format, {"corrections": True})
+
+
+@app.command()
+def tasks(
+    to: To,
+    format: ToolOption = Tool.LABEL_STUDIO,
+    bucket: Annotated[str | None, typer.Option(help="Only of this bucket.")] = None,
+    class_: Annotated[str | None, typer.Option("--class", help="Only of this class.")] = None,
+    max_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only what is at most so sure.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the least sure first.")] = 1000,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Take away images whose labels are the least sure, to label them in another tool: its predictions are in it.
+
+    Read what comes back with `understudy init`.
+    """
+    if format == Tool.FOLDER:
+        raise typer.BadParameter("folders are of what people said; `understudy export --format imagefolder` has labels")
+    asked = {"bucket": bucket, "class_name": class_, "max_confidence": max_confidence}
+    with Client(url, key=key) as client:
+        found = client.pseudo_labels(limit=limit, sort="confidence", order="asc", **asked)
+        _write(client, map(_of_label, found), to, format, {"tasks": asked | {"limit": limit}})
+
+
+def _of_review(review: Review) -> Opinion:
+    return Opinion(
+        sha256=review.sha256,
+        class_name=review.class_name,
+        verdict=review.verdict.value,
+        teacher=review.teacher,
+        label=review.label,
+        confidence=review.confidence,
+    )
+
+
+def _of_label(label: PseudoLabel) -> Opinion:
+    return Opinion(
+        sha256=label.sha256,
+        class_name=None,
+        verdict=None,
+        teacher=label.teacher,
+        label=label.label,
+        confidence=label.confidence,
+    )
+
+
+def _write(client: Client, opinions: Iterable[Opinion], to: Path, tool: Tool, asked: dict[str, Any]) -> None:
+    # 1. What is written, frozen: a second run goes on with the same.
+    frozen = _frozen(opinions, to, tool, asked | {"format": tool.value})
+
+    # 2. The images.
+    found: list[Correction] = []
+    num_gone = 0
+    columns = (TextColumn("downloading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors) as bar:
+        for opinion in bar.track(frozen):
+            correction = _fetched(client, opinion, to, tool)
+            if correction is None:
+                num_gone += 1
+            else:
+                found.append(correction)
+
+    # 3. The texts about them, and at last the note goes: the folder is whole.
+    for name, pieces in writing.texts(tool, found, folder=to.resolve().name).items():
+        with (to / name).open("w", encoding="utf-8", newline="") as file:
+            file.writelines(pieces)
+    (to / NOTE).unlink()
+    _tell(to, tool, found, num_gone)
+
+
+def _tell(to: Path, tool: Tool, found: list[Correction], num_gone: int) -> None:
+    num_placed = sum(writing.place(tool, correction) is not None for correction in found)
+    console.print(f"{num_placed:,} images as {tool} in {to}", highlight=False, markup=False, soft_wrap=True)
+    if num_placed < len(found):
+        console.print(f"{len(found) - num_placed:,} were rejected: they have no class, so no folder")
+    if num_gone:
+        console.print(f"{num_gone:,} are gone: their bucket was deleted")
+
+
+def _frozen(opinions: Iterable[Opinion], to: Path, tool: Tool, asked: dict[str, Any]) -> list[Opinion]:
+    """What was to be written when the folder was begun, or what is to be now."""
+    note = to / NOTE
+    if note.exists():
+        before = json.loads(note.read_text("utf-8"))
+        if before.get("asked") != asked:
+            raise Conflict(f"{to} is of another export that is not complete; choose another folder, or empty it")
+        return [Opinion(**each) for each in before["opinions"]]
+    being_written = note.with_suffix(".part")
+    if to.exists() and any(path != being_written for path in to.iterdir()):
+        raise Conflict(f"{to} is not empty; choose another folder")
+    frozen = list(opinions)
+    if not frozen:
+        raise NotFound("there is nothing to write yet: nobody has reviewed, or no teacher has labeled, such an image")
+    writing.refuse_classes(tool, frozen)
+    to.mkdir(parents=True, exist_ok=True)
+    being_written.write_text(json.dumps({"asked": asked, "opinions": [o.model_dump() for o in frozen]}), "utf-8")
+    being_written.rename(note)
+    return frozen
+
+
+def _fetched(client: Client, opinion: Opinion, to: Path, tool: Tool) -> Correction | None:
+    """An image in its place, downloaded if it is not there. None: the service has it no more."""
+    for suffix in SUFFIXES.values():
+        correction = Correction(opinion, f"{opinion.sha256}.{suffix}", 0, 0)
+        where = writing.place(tool, correction)
+        if where is None:  # rejected, and this format has no place for it
+            return correction
+        if (to / where).is_file():
+            return _measured(opinion, (to / where).read_bytes())
+    try:
+        data = client.image(opinion.sha256)
+    except RequestFailed as failed:
+        if failed.status == NOT_FOUND:
+            return None
+        raise
+    correction = _measured(opinion, data)
+    place = to / str(writing.place(tool, correction))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.part")
+    part.write_bytes(data)
+    part.rename(place)
+    return correction
+
+
+def _measured(opinion: Opinion, data: bytes) -> Correction:
+    facts = images.inspect(data)
+    return Correction(opinion, f"{opinion.sha256}.{SUFFIXES[facts.format]}", facts.width, facts.height)
