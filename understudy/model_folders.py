@@ -128,10 +128,9 @@ its holdout, 95 % interval {interval}. `card.json` has the classes in the order 
 
 {contract}
 
-An image is made upright (EXIF), laid on white where it is transparent, resized ({interpolation}) so that its shorter side
-has {side} pixels, and the central {size} × {size} is cut out.
-
-`run.py` does it ({needs}): `python run.py IMAGE`.
+An image is made upright (EXIF), laid on white where it is transparent, resized ({interpolation}) so that its shorter
+side has {side} pixels, and the central {size} × {size} is cut out. `run.py` does it to images of 8 bits ({needs}):
+`python run.py IMAGE`.
 
 ```python
 {program}```
@@ -165,7 +164,8 @@ from PIL import Image, ImageOps
 here = Path(__file__).parent
 card = json.loads((here / "card.json").read_text("utf-8"))
 how = card["preprocessing"]
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+seen = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 size, side = how["size"], int(how["size"] / how["crop_fraction"])
 width, height = (side * each // min(image.size) for each in image.size)
 image = image.resize((width, height), Image.Resampling[how["interpolation"].upper()])
@@ -188,7 +188,8 @@ here = Path(__file__).parent
 card = json.loads((here / "card.json").read_text("utf-8"))
 model = timm.create_model(f"local-dir:{here}", pretrained=True).eval()
 transform = create_transform(**resolve_data_config({}, model=model))
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+seen = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 with torch.inference_mode():
     logits = model(transform(image)[None])
 probabilities = torch.softmax(logits / card["temperature"], dim=1)[0]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from trainer import export, model
@@ -21,7 +22,7 @@ from understudy.errors import Refused
 from understudy.images import Pixels
 from understudy.model_folders import ModelFormat
 from understudy.records import ModelCard, Preprocessing
-from understudy.testing import picture, tiny_artifact
+from understudy.testing import tiny_artifact
 
 #: Of a probability, between torch and ONNX Runtime.
 TOLERANCE = 1e-4
@@ -162,15 +163,18 @@ def test_what_timm_has_no_name_for_is_refused_with_what_to_do(student: str, know
 def test_the_program_beside_it_says_what_the_service_would(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: ModelFormat
 ):
-    """Of an image file, resized and cut as the card says."""
+    """Of an image file that is partly transparent, resized and cut as the card says."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (75, 61, 4), dtype=np.uint8)).save(file, "PNG")
+    see_through = file.getvalue()
     content = exported.artifact if format == ModelFormat.ONNX else exported.weights
     write(tmp_path, exported.card, format, content)
-    (tmp_path / "image.png").write_bytes(picture(1, 3, size=75))
+    (tmp_path / "image.png").write_bytes(see_through)
     monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "image.png")])
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         runpy.run_path(str(tmp_path / "run.py"))
     told = {name: float(number) for number, name in (line.split(" ", 1) for line in printed.getvalue().splitlines())}
-    (expected,) = _loaded(exported).predict(images.load(picture(1, 3, size=75), PREPROCESSING)[None])
+    (expected,) = _loaded(exported).predict(images.load(see_through, PREPROCESSING)[None])
     assert list(told) == [CLASSES[i] for i in expected.argsort()[::-1]]
     assert list(told.values()) == pytest.approx(sorted(expected, reverse=True), abs=2e-3)  # a level of rounding
     readme = (tmp_path / "README.md").read_text("utf-8")

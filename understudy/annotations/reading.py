@@ -122,7 +122,7 @@ def read(
     if path.is_dir() and chosen == Format.CVAT:
         path = path / "annotations.xml"
     _refuse_format(path, chosen)
-    folder = images or (path if chosen == Format.FOLDER else path.parent)
+    folder = (images or (path if chosen == Format.FOLDER else path.parent)).absolute()
     said = list(_read(path, chosen, asked))
     return _decided(chosen, _grouped(said, folder), asked, folder)
 
