@@ -30,6 +30,7 @@ from understudy.cli import (
     models,
     receipts,
     recipes,
+    review,
     robustness,
     sources,
     watch,
@@ -62,7 +63,7 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
+    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, watch, gate, robustness,
     models, corrections,
 ):  # fmt: skip
     app.add_typer(subject.app)
