@@ -19,6 +19,7 @@ from service.routes import (
     classify,
     deployments,
     exports,
+    front,
     health,
     images,
     infer,
@@ -88,6 +89,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
         selections,
         images,
         health,
+        front,
     ):
         asking.include_router(noun.router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)

@@ -225,26 +225,17 @@ class Client:
         asked = {"teacher": teacher, "threshold": threshold}
         return Audit(**self._get("/reviews/audit", **{k: v for k, v in asked.items() if v is not None}))
 
+    def picture(self, sha256: str, *, size: int | None = None) -> bytes:
+        """An accepted image as it was sent; with ``size`` a JPEG of at most so many pixels a side."""
+        return self._bytes(f"/images/{sha256}", **({} if size is None else {"size": size}))
+
+    def quarantined(self, job_id: str, index: int) -> bytes:
+        """The bytes of a quarantined entry, if they were kept."""
+        return self._bytes(f"/jobs/{job_id}/quarantine/{index}")
+
     def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
         """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
         return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
-
-    def image(self, sha256: str) -> bytes:
-        """The encoded bytes of an accepted image, as they were sent. Raises RequestFailed, 404 if it is not there."""
-        path, deadline = f"/images/{sha256}", time.monotonic() + self._patience_s
-        while True:
-            try:
-                response = self._http.get(path)
-                break
-            except httpx.HTTPError as error:
-                if time.monotonic() > deadline:
-                    raise self._away(error) from error
-                time.sleep(POLL_S)
-        if not response.is_success:
-            self._get(path)  # raises what it answered
-        if hashlib.sha256(response.content).hexdigest() != sha256:
-            raise RequestFailed(f"image {sha256} has arrived damaged; ask again", code="damaged_download")
-        return response.content
 
     def models(self) -> list[ModelVersion]:
         """Every model version, the newest first."""
@@ -269,6 +260,22 @@ class Client:
     def generation(self, number: int) -> Generation:
         """One generation."""
         return Generation(**self._get(f"/generations/{number}"))
+
+    def generation_picture(self, number: int, name: str) -> bytes:
+        """A picture that was drawn of a generation, such as ``curves.png``."""
+        return self._bytes(f"/generations/{number}/pictures/{name}")
+
+    def metrics(self) -> str:
+        """What ``/metrics`` says of this process of the service, in Prometheus' text format."""
+        return self._bytes("/metrics").decode()
+
+    def jobs(self, *, limit: int = 100) -> list[Job]:
+        """The newest jobs first."""
+        return [Job(**item) for item in self._get("/jobs", limit=limit)["items"]]
+
+    def retry_job(self, job_id: str) -> Job:
+        """Have a failed job tried again."""
+        return Job(**self._send("POST", f"/jobs/{job_id}/retry"))
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -496,6 +503,16 @@ class Client:
     def _get(self, path: str, **params: Any) -> dict[str, Any]:
         return self._send_again("GET", path, params=params)
 
+    def _bytes(self, path: str, **params: Any) -> bytes:
+        """A small file, whole. Not retried: who looks asks again."""
+        try:
+            response = self._http.get(path, params=params)
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        if not response.is_success:
+            raise self._refused(response)
+        return response.content
+
     def _send_again(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """As ``_send``, of what may be done twice: for as long as nobody answers, or is not ready, try again."""
         deadline = time.monotonic() + self._patience_s
@@ -514,19 +531,28 @@ class Client:
             response = self._http.request(method, path, **kwargs)
         except httpx.HTTPError as error:
             raise self._away(error) from error
+        if not response.is_success:
+            raise self._refused(response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._foreign(response) from error
+
+    def _refused(self, response: httpx.Response) -> RequestFailed:
+        """The problem that an answer is, or that it is none of ours."""
         try:
             said = response.json()
-            if response.is_success:
-                return said
-            code, detail = said["code"], said["detail"]
-        except (ValueError, KeyError, TypeError) as error:
-            text = " ".join(response.text.split())[:200]
-            raise RequestFailed(
-                f"{self.url} answered {response.status_code} as Understudy does not ({text}); is it the right --url?",
-                code="request_failed",
-                status=response.status_code,
-            ) from error
-        raise RequestFailed(detail, code=code, status=response.status_code)
+            return RequestFailed(said["detail"], code=said["code"], status=response.status_code)
+        except (ValueError, KeyError, TypeError):
+            return self._foreign(response)
+
+    def _foreign(self, response: httpx.Response) -> RequestFailed:
+        text = " ".join(response.text.split())[:200]
+        return RequestFailed(
+            f"{self.url} answered {response.status_code} as Understudy does not ({text}); is it the right --url?",
+            code="request_failed",
+            status=response.status_code,
+        )
 
     def _away(self, error: Exception) -> RequestFailed:
         return RequestFailed(

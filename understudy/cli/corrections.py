@@ -3,8 +3,10 @@
 Each image is downloaded once and checked by its sha-256: killed at any point, the same command goes on where it was.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,16 +60,18 @@ def tasks(
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Take away images whose labels are the least sure, to label them in another tool: its predictions are in it.
+    """Take away images that nobody reviewed and whose labels are the least sure, to label them in another tool.
 
-    Read what comes back with `understudy init`.
+    The labels are in it as predictions. Read what comes back with `understudy init`.
     """
     if format == Tool.FOLDER:
         raise typer.BadParameter("folders are of what people said; `understudy export --format imagefolder` has labels")
     asked = {"bucket": bucket, "class_name": class_, "max_confidence": max_confidence}
     with Client(url, key=key) as client:
-        found = client.pseudo_labels(limit=limit, sort="confidence", order="asc", **asked)
-        _write(client, map(_of_label, found), to, format, {"tasks": asked | {"limit": limit}})
+        reviewed = {review.sha256 for review in client.reviews(counting=True)}
+        found = client.pseudo_labels(sort="confidence", order="asc", **asked)
+        unseen = (_of_label(label) for label in found if label.sha256 not in reviewed)
+        _write(client, islice(unseen, limit), to, format, {"tasks": asked | {"limit": limit}})
 
 
 def _of_review(review: Review) -> Opinion:
@@ -156,11 +160,13 @@ def _fetched(client: Client, opinion: Opinion, to: Path, tool: Tool) -> Correcti
         if (to / where).is_file():
             return _measured(opinion, (to / where).read_bytes())
     try:
-        data = client.image(opinion.sha256)
+        data = client.picture(opinion.sha256)
     except RequestFailed as failed:
         if failed.status == NOT_FOUND:
             return None
         raise
+    if hashlib.sha256(data).hexdigest() != opinion.sha256:
+        raise RequestFailed(f"image {opinion.sha256} has arrived damaged; run it again", code="damaged_download")
     correction = _measured(opinion, data)
     place = to / str(writing.place(tool, correction))
     place.parent.mkdir(parents=True, exist_ok=True)
