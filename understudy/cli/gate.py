@@ -9,7 +9,7 @@ from rich.table import Table
 from understudy.cli.options import AsJson, Key, Url
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import NotReady
-from understudy.records import Evaluation, Gain, GateReport, Generation, Rule
+from understudy.records import Evaluation, Gain, GateReport, GenerationSummary, Rule
 
 app = typer.Typer()
 console = Console()
@@ -30,7 +30,7 @@ def gate(
 ) -> None:
     """Show why the gate promoted or refused: each rule with its value and limit, the classes, and the control."""
     with Client(url, key=key) as client:
-        turn = _judged(client.generations()) if number is None else client.generation(number)
+        turn = client.generation(_judged(client.generations()) if number is None else number)
     report = turn.report
     if report is None:
         raise NotReady(f"generation {turn.number} is {turn.state}: it has no verdict; see `understudy status`")
@@ -51,8 +51,8 @@ def gate(
         _say(line)
 
 
-def _judged(turns: list[Generation]) -> Generation:
-    found = next((turn for turn in turns if turn.report is not None), None)
+def _judged(turns: list[GenerationSummary]) -> int:
+    found = next((turn.number for turn in turns if turn.report is not None), None)
     if found is None:
         raise NotReady("no generation has a verdict yet; see `understudy status`")
     return found
