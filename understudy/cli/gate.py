@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import NotReady
 from understudy.records import Evaluation, Gain, GateReport, GenerationSummary, Rule
@@ -18,11 +19,16 @@ console = Console()
 MAX_CLASSES = 10
 
 
-@app.command()
+@app.command(epilog=examples("understudy gate", "understudy gate 3 --json"))
 def gate(
     number: Annotated[
         int | None,
-        typer.Argument(min=0, help="The generation. Default: the newest with a verdict.", show_default=False),
+        typer.Argument(
+            min=0,
+            help="The generation. Default: the newest with a verdict.",
+            show_default=False,
+            autocompletion=completion.generations,
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
