@@ -1,5 +1,6 @@
 """Waiting for a job that was begun, with a progress bar: on standard error, and on a terminal only."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,11 +15,15 @@ errors = Console(stderr=True)
 
 
 def bar(*columns: ProgressColumn) -> Progress:
-    """A progress bar, by default of so many of so many; nothing where nobody watches: a log is no terminal."""
+    """A progress bar, by default of so many of so many; nothing where nobody watches: a log is no terminal.
+
+    What is printed meanwhile goes where it would have gone: rich would send it to the bar's own screen.
+    """
     usual = (
         TextColumn("{task.description:32}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
-    return Progress(*(columns or usual), console=errors, disable=not errors.is_terminal)
+    answers_seen = sys.stdout.isatty()
+    return Progress(*(columns or usual), console=errors, disable=not errors.is_terminal, redirect_stdout=answers_seen)
 
 
 def follow(client: Client, job: Job, what: str, shown: Progress | None = None) -> Job:
