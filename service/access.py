@@ -6,7 +6,6 @@ microseconds, and goes on while the catalog is away. It knows no route: what is 
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import math
 import re
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import problems
 from understudy import keys
+from understudy.addresses import is_loopback
 from understudy.catalog import Catalog
 from understudy.catalog.keys import HeldKey, held_keys
 from understudy.records import ApiKey, KeyScope
@@ -52,7 +52,7 @@ POST = frozenset({"POST"})
 #: Methods and whole path to the scopes of which one is needed. The first that fits decides; what fits none needs admin.
 RULES: tuple[tuple[frozenset[str], re.Pattern[str], frozenset[KeyScope]], ...] = (
     (READS, re.compile(r"/healthz|/readyz|/v2/health/(live|ready)"), OPEN),
-    (READS, re.compile(r"/docs|/docs/oauth2-redirect|/redoc|/openapi\.json"), OPEN),
+    (READS, re.compile(r"/|/docs|/docs/oauth2-redirect|/redoc|/openapi\.json"), OPEN),
     (READS, re.compile(r"/exports(/.*)?", re.DOTALL), ADMIN),  # the images themselves
     (READS, re.compile(r".*", re.DOTALL), ANY_KEY),
     (POST, re.compile(r"/classify|/v2/models/[^/]+(/versions/[^/]+)?/infer"), CLASSIFY),
@@ -77,14 +77,6 @@ def are_required(settings: ServiceSettings) -> bool:
     else:
         log.warning("API keys are off, and whoever reaches this address may do everything: %s", where)
     return required
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. A name other than localhost is not looked up: it is not."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)

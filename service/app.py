@@ -19,6 +19,7 @@ from service.routes import (
     classify,
     deployments,
     exports,
+    front,
     health,
     images,
     infer,
@@ -73,7 +74,19 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(classify.router)
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for noun in (buckets, exports, jobs, models, deployments, sources, pseudo_labels, selections, images, health):
+    for noun in (
+        buckets,
+        exports,
+        jobs,
+        models,
+        deployments,
+        sources,
+        pseudo_labels,
+        selections,
+        images,
+        health,
+        front,
+    ):
         asking.include_router(noun.router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
     sending.include_router(uploads.router)

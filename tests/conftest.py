@@ -26,6 +26,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from sqlalchemy import make_url
+from xdist.scheduler import LoadFileScheduling
 
 from service.server import build
 from understudy import images, labels, messages, registry, settings
@@ -52,6 +53,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="more of the same where it takes minutes, too")
     parser.addoption("--composed", metavar="URL", help="address of a running system, as docker compose starts it")
     parser.addoption("--key", metavar="KEY", help="API key of that system, with the scope admin")
+
+
+class _ByFileOrHouse(LoadFileScheduling):
+    """A file's tests in one process, so that its servers start once; those before a browser all in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if nodeid.startswith("tests/browser/") else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    """How ``-n`` shares the tests out, whatever ``--dist`` says."""
+    return _ByFileOrHouse(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

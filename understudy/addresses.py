@@ -50,6 +50,14 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address. A name other than localhost is not looked up: it is not."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
 class Source:
     """A URL that may be asked for: a prefix of a bucket, or one file by https."""

@@ -187,10 +187,6 @@ class Client:
         """One job."""
         return Job(**self._get(f"/jobs/{job_id}"))
 
-    def jobs(self, *, limit: int = 100) -> list[Job]:
-        """The newest jobs first, at most so many (up to 1,000)."""
-        return [Job(**item) for item in self._get("/jobs", limit=limit)["items"]]
-
     def receipt(self, job_id: str) -> Iterator[ReceiptEntry]:
         """Every line of an upload's receipt."""
         cursor: str | None = "0"
@@ -265,6 +261,14 @@ class Client:
         """What every teacher says of one image."""
         return self._items(f"/images/{sha256}/labels", PseudoLabel)
 
+    def picture(self, sha256: str, *, size: int | None = None) -> bytes:
+        """An accepted image as it was sent; with ``size`` a JPEG of at most so many pixels a side."""
+        return self._bytes(f"/images/{sha256}", **({} if size is None else {"size": size}))
+
+    def quarantined(self, job_id: str, index: int) -> bytes:
+        """The bytes of a quarantined entry, if they were kept."""
+        return self._bytes(f"/jobs/{job_id}/quarantine/{index}")
+
     def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
         """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
         return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
@@ -280,6 +284,22 @@ class Client:
     def generation(self, number: int) -> Generation:
         """One generation."""
         return Generation(**self._get(f"/generations/{number}"))
+
+    def generation_picture(self, number: int, name: str) -> bytes:
+        """A picture that was drawn of a generation, such as ``curves.png``."""
+        return self._bytes(f"/generations/{number}/pictures/{name}")
+
+    def metrics(self) -> str:
+        """What ``/metrics`` says of this process of the service, in Prometheus' text format."""
+        return self._bytes("/metrics").decode()
+
+    def jobs(self, *, limit: int = 100) -> list[Job]:
+        """The newest jobs first."""
+        return [Job(**item) for item in self._get("/jobs", limit=limit)["items"]]
+
+    def retry_job(self, job_id: str) -> Job:
+        """Have a failed job tried again."""
+        return Job(**self._send("POST", f"/jobs/{job_id}/retry"))
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -546,6 +566,16 @@ class Client:
         headers = kwargs.pop("headers", {}) | {"Idempotency-Key": key or str(uuid.uuid4())}
         return self._send_again("POST", path, headers=headers, **kwargs)
 
+    def _bytes(self, path: str, **params: Any) -> bytes:
+        """A small file, whole. Not retried: who looks asks again."""
+        try:
+            response = self._http.get(path, params=params)
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        if not response.is_success:
+            raise self._refused(response)
+        return response.content
+
     def _send_again(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """What may be done twice: for as long as nobody answers, or has no room, try again."""
         return dict(self._tried(method, path, lambda error: error.status in (None, 429, 503), kwargs))
@@ -579,24 +609,33 @@ class Client:
         except httpx.HTTPError as error:
             raise self._away(error) from error
         self._was_there = True
+        if not response.is_success:
+            raise self._refused(response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._foreign(response) from error
+
+    def _refused(self, response: httpx.Response) -> RequestFailed:
+        """The problem that an answer is, or that it is none of ours."""
         try:
             said = response.json()
-            if response.is_success:
-                return said
-            code, detail = said["code"], said["detail"]
-        except (ValueError, KeyError, TypeError) as error:
-            text = " ".join(response.text.split())[:200]
-            raise RequestFailed(
-                f"{self.url} answered {response.status_code} as Understudy does not ({text}); is it the right --url?",
-                code="request_failed",
+            return RequestFailed(
+                said["detail"],
+                code=said["code"],
                 status=response.status_code,
-            ) from error
-        raise RequestFailed(
-            detail,
-            code=code,
+                request_id=response.headers.get("x-request-id"),
+                retry_after_s=_seconds(response.headers.get("retry-after")),
+            )
+        except (ValueError, KeyError, TypeError):
+            return self._foreign(response)
+
+    def _foreign(self, response: httpx.Response) -> RequestFailed:
+        text = " ".join(response.text.split())[:200]
+        return RequestFailed(
+            f"{self.url} answered {response.status_code} as Understudy does not ({text}); is it the right --url?",
+            code="request_failed",
             status=response.status_code,
-            request_id=response.headers.get("x-request-id"),
-            retry_after_s=_seconds(response.headers.get("retry-after")),
         )
 
     def _away(self, error: Exception) -> RequestFailed:

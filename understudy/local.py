@@ -21,7 +21,7 @@ from understudy import settings
 from understudy.catalog import Catalog
 from understudy.client import Client, RequestFailed
 from understudy.errors import Conflict, NotReady, SettingsRefused
-from understudy.settings import ServiceSettings, Settings, WorkerSettings
+from understudy.settings import DashboardSettings, ServiceSettings, Settings, WorkerSettings
 from understudy.supervisor import Program, Supervisor
 
 #: On one machine a dead worker is noticed at once, so its work need not wait for a long lease.
@@ -39,6 +39,7 @@ class Stack:
     """A running system on one machine."""
 
     url: str
+    dashboard_url: str
     data: Path
     log_file: Path
     supervisor: Supervisor
@@ -46,34 +47,53 @@ class Stack:
 
 @contextmanager
 def running(
-    data: Path, *, port: int, num_workers: int = 1, on_line: Print = lambda name, line: None
+    data: Path,
+    *,
+    port: int,
+    dashboard_port: int | None = None,
+    num_workers: int = 1,
+    on_line: Print = lambda name, line: None,
 ) -> Iterator[Stack]:
     """Start the system on a data folder, yield it when it answers, stop it at the end.
 
-    Raises Conflict if another process runs on the folder, SettingsRefused if the port is taken.
+    The dashboard has a port of its own; None: the one after the service's, or any if that is taken. Raises Conflict if another process runs on
+    the folder, SettingsRefused if a port is taken.
     """
     chosen = settings.read(Settings, data=data, lease_s=LEASE_S, catalog_url="", store_url="", broker_url="")
     (chosen.data / "logs").mkdir(parents=True, exist_ok=True)
     with _locked(chosen.data), (chosen.data / "logs" / "understudy.log").open("a", buffering=1) as log_file:
+        shown = settings.read(
+            DashboardSettings,
+            **chosen.model_dump(),
+            host="127.0.0.1",
+            port=_port_after(port) if dashboard_port is None else dashboard_port,
+            service_url=f"http://127.0.0.1:{port}",
+        )
         _require_free_port(port)
+        _require_free_port(shown.port, "--dashboard-port")
         supervisor = Supervisor(_both(log_file.write, on_line))
         try:
-            _start(supervisor, chosen, port, num_workers)
-            url = f"http://127.0.0.1:{port}"
-            _wait_until_it_answers(url)
-            yield Stack(url, chosen.data, Path(log_file.name), supervisor)
+            _start(supervisor, chosen, port, num_workers, shown)
+            _wait_until_it_answers(shown.service_url)
+            yield Stack(shown.service_url, _address(shown), chosen.data, Path(log_file.name), supervisor)
         finally:
             supervisor.stop()
 
 
-def _start(supervisor: Supervisor, chosen: Settings, port: int, num_workers: int) -> None:
+def _address(shown: DashboardSettings) -> str:
+    return f"http://{shown.host}:{shown.port}"
+
+
+def _start(supervisor: Supervisor, chosen: Settings, port: int, num_workers: int, shown: DashboardSettings) -> None:
     """Redis first, then the programs, each of which would wait for it anyway."""
     _clear_spool(chosen.spool)
     catalog = Catalog(chosen.catalog_url)
     catalog.migrate()
     catalog.close()
     python = [sys.executable, "-m"]
-    service = settings.read(ServiceSettings, **chosen.model_dump(), host="127.0.0.1", port=port)
+    service = settings.read(
+        ServiceSettings, **chosen.model_dump(), host="127.0.0.1", port=port, dashboard_url=_address(shown)
+    )
     worker = settings.read(WorkerSettings, **chosen.model_dump(), concurrency=num_workers, reconcile_s=RECONCILE_S)
     socket_path = settings.redis_socket(chosen.data)
     supervisor.start(Program("redis", _redis(chosen.data, socket_path), chosen.environment()))
@@ -82,6 +102,7 @@ def _start(supervisor: Supervisor, chosen: Settings, port: int, num_workers: int
     supervisor.start(Program("worker", [*python, "worker"], worker.environment()))
     supervisor.start(Program("reconciler", [*python, "worker", "reconcile"], worker.environment()))
     supervisor.start(Program("trainer", [*python, "trainer"], chosen.environment()))
+    supervisor.start(Program("dashboard", [*python, "dashboard"], shown.environment()))
 
 
 def redis_server() -> Path:
@@ -164,13 +185,22 @@ def _locked(data: Path) -> Iterator[None]:
         yield
 
 
-def _require_free_port(port: int) -> None:
+def _port_after(port: int) -> int:
+    for wanted in (port + 1, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", wanted))
+            return int(probe.getsockname()[1])
+    raise SettingsRefused("no port is free for the dashboard; name one with --dashboard-port")
+
+
+def _require_free_port(port: int, option: str = "--port") -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise SettingsRefused(f"port {port} is taken ({error}); choose another with --port") from error
+            raise SettingsRefused(f"port {port} is taken ({error}); choose another with {option}") from error
 
 
 def _clear_spool(spool: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from understudy.addresses import Allowance
+from understudy.addresses import Allowance, is_loopback
 from understudy.errors import SettingsRefused
 
 #: A Unix socket's path may not be longer than this on any system we run on (macOS: 104).
@@ -117,6 +117,9 @@ class ServiceSettings(Settings):
     drain_s: float = Field(0.0, ge=0, description="after SIGTERM, take requests this long with /readyz at 503")
     grace_s: int = Field(20, ge=1, description="then what was accepted is finished within this time")
     access_log: bool | None = Field(None, description="a log line a request; None: with log_format=json only")
+    dashboard_url: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="where / of the service leads to; empty: to the API's description"
+    )
     otlp_endpoint: str = Field(
         "", pattern=r"^(https?://\S+)?$", description="OpenTelemetry collector (OTLP over HTTP); empty: no traces"
     )
@@ -133,6 +136,29 @@ class ServiceSettings(Settings):
     def is_one_of_several(self) -> bool:
         """Whether this process was started by another to share its port."""
         return self.listen_fd >= 0
+
+
+class DashboardSettings(Settings):
+    """What ``python -m dashboard`` needs besides. It opens neither catalog nor store."""
+
+    host: str = Field("127.0.0.1", description="address to bind; anything but loopback is a decision")
+    port: int = Field(8001, ge=0, le=65535)
+    service_url: str = Field(
+        "http://127.0.0.1:8000", pattern=r"^https?://\S+$", description="the service that everything is asked of"
+    )
+    names_allowed: str = Field(
+        "", description="Host names that the dashboard answers to, with commas; empty: those of loopback, or any"
+    )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the pages."""
+        return is_loopback(self.host)
+
+    @property
+    def names(self) -> list[str]:
+        """``names_allowed``, read."""
+        return [name.strip() for name in self.names_allowed.split(",") if name.strip()]
 
 
 class BackgroundSettings(Settings):

@@ -87,6 +87,10 @@ def up(
     data: Annotated[Path, typer.Option(help="Folder of everything: made if it is not there.")] = DEFAULT_DATA,
     port: Annotated[int, typer.Option(help="Port of the service, on 127.0.0.1 only.", min=1, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(help="Labeling processes; one an accelerator.", min=1)] = 1,
+    dashboard_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the dashboard; default: the one after the service's.", min=1, max=65535),
+    ] = None,
 ) -> None:
     """Start the whole system on this machine: Redis, service, worker and trainer. Ctrl-C stops it.
 
@@ -96,15 +100,18 @@ def up(
     _stop_on_sigterm()
     console.print(f"Starting Understudy on {data.resolve()} …", highlight=False)
     try:
-        with local.running(data, port=port, num_workers=workers, on_line=_log_line) as stack:
+        with local.running(
+            data, port=port, dashboard_port=dashboard_port, num_workers=workers, on_line=_log_line
+        ) as stack:
             for what, where in (
+                ("dashboard", stack.dashboard_url),
                 ("service", stack.url),
                 ("API", f"{stack.url}/docs"),
                 ("metrics", f"{stack.url}/metrics"),
                 ("data", stack.data),
                 ("log", stack.log_file),
             ):
-                console.print(f"  {what:8} {where}", highlight=False, soft_wrap=True)
+                console.print(f"  {what:9} {where}", highlight=False, soft_wrap=True)
             console.print("Ready. Ctrl-C stops everything.")
             while True:
                 time.sleep(3600)
