@@ -70,7 +70,10 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-@app.command("engine")
+@app.command(
+    "engine",
+    epilog="Examples:\n\nunderstudy bench engine\n\nunderstudy bench engine --artifact model.onnx --provider cpu --json",
+)
 def bench_engine(
     model: Annotated[str | None, typer.Option(help="Version to measure; default: the champion.")] = None,
     artifact: Annotated[

@@ -10,14 +10,14 @@ from nicegui import ui
 from dashboard import charts, frame, words
 from dashboard.frame import Page, View
 from understudy.client import Client
-from understudy.records import BucketSummary, Championship, Generation, GenerationState
+from understudy.records import BucketSummary, Championship, GenerationState, GenerationSummary
 
 
 @dataclass(frozen=True)
 class Seen:
     """What the page shows of one moment."""
 
-    generations: Sequence[Generation]  #: the newest first
+    generations: Sequence[GenerationSummary]  #: the newest first
     buckets: Sequence[BucketSummary]
     champions: Sequence[Championship]  #: the newest first
 
@@ -26,7 +26,7 @@ class Seen:
         return self.champions[0].version if self.champions else None
 
     @property
-    def under_way(self) -> Generation | None:
+    def under_way(self) -> GenerationSummary | None:
         return next((each for each in reversed(self.generations) if not each.state.is_ended), None)
 
 
@@ -134,7 +134,7 @@ def _accuracy(seen: Seen) -> None:
         charts.draw(accuracy_plot(judged), f"Accuracy of {words.plural(len(judged), 'generation')}")
 
 
-def accuracy_plot(judged: Sequence[Generation]) -> charts.Options:
+def accuracy_plot(judged: Sequence[GenerationSummary]) -> charts.Options:
     """Each generation's student on the holdout with its interval; the promoted ones in limelight."""
     dots: dict[bool, list[list[Any]]] = {True: [], False: []}
     whiskers = []
@@ -172,7 +172,7 @@ def _turns(seen: Seen) -> None:
                 _turn(each)
 
 
-def _turn(each: Generation) -> None:
+def _turn(each: GenerationSummary) -> None:
     kinds = {GenerationState.PROMOTED: "good", GenerationState.REFUSED: "", GenerationState.FAILED: "bad"}
     with frame.row():
         with frame.cell():

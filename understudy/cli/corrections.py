@@ -6,18 +6,21 @@ Each image is downloaded once and checked by its sha-256: killed at any point, t
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from understudy import images
 from understudy.annotations import corrections as writing
 from understudy.annotations.corrections import Correction, Opinion, Tool
-from understudy.cli.options import Key, Url
+from understudy.cli import completion
+from understudy.cli.following import bar
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client, RequestFailed
 from understudy.errors import Conflict, NotFound
 from understudy.label_records import PseudoLabel
@@ -25,7 +28,6 @@ from understudy.review_records import Review
 
 app = typer.Typer()
 console = Console()
-errors = Console(stderr=True)
 
 #: What the folder is of: another export does not go on in it.
 NOTE = ".understudy-export.json"
@@ -37,8 +39,15 @@ To = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to: new
 ToolOption = Annotated[Tool, typer.Option("--format", help="For which tool.")]
 
 
-@app.command()
-def corrections(to: To, format: ToolOption = Tool.CSV, url: Url = DEFAULT_URL, key: Key = None) -> None:
+@app.command(
+    epilog=examples(
+        "understudy corrections --to corrections/",
+        "understudy corrections --to corrections/ --format label-studio --json",
+    )
+)
+def corrections(
+    to: To, format: ToolOption = Tool.CSV, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False
+) -> None:
     """Take away what people said of pseudo-labels, with the images, for a labeling tool or anybody.
 
     csv, label-studio (with the teacher's labels as predictions), cvat ("CVAT for images 1.1"), folder (one a class).
@@ -46,19 +55,28 @@ def corrections(to: To, format: ToolOption = Tool.CSV, url: Url = DEFAULT_URL, k
     """
     with Client(url, key=key) as client:
         said = (_of_review(review) for review in client.reviews(counting=True))
-        _write(client, said, to, format, {"corrections": True})
+        written = _write(client, said, to, format, {"corrections": True})
+    _tell(written, as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy tasks --to tasks/",
+        "understudy tasks --to tasks/ --format cvat --bucket holiday-photos --max-confidence 0.6 --limit 200 --json",
+    )
+)
 def tasks(
     to: To,
     format: ToolOption = Tool.LABEL_STUDIO,
-    bucket: Annotated[str | None, typer.Option(help="Only of this bucket.")] = None,
-    class_: Annotated[str | None, typer.Option("--class", help="Only of this class.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Only of this bucket.", autocompletion=completion.buckets)] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Only of this class.", autocompletion=completion.classes)
+    ] = None,
     max_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only what is at most so sure.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the least sure first.")] = 1000,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take away images that nobody reviewed and whose labels are the least sure, to label them in another tool.
 
@@ -66,12 +84,13 @@ def tasks(
     """
     if format == Tool.FOLDER:
         raise typer.BadParameter("folders are of what people said; `understudy export --format imagefolder` has labels")
-    asked = {"bucket": bucket, "class_name": class_, "max_confidence": max_confidence}
+    asked: dict[str, Any] = {"bucket": bucket, "class_name": class_, "max_confidence": max_confidence}
     with Client(url, key=key) as client:
         reviewed = {review.sha256 for review in client.reviews(counting=True)}
         found = client.pseudo_labels(sort="confidence", order="asc", **asked)
         unseen = (_of_label(label) for label in found if label.sha256 not in reviewed)
-        _write(client, islice(unseen, limit), to, format, {"tasks": asked | {"limit": limit}})
+        written = _write(client, islice(unseen, limit), to, format, {"tasks": asked | {"limit": limit}})
+    _tell(written, as_json=as_json)
 
 
 def _of_review(review: Review) -> Opinion:
@@ -96,7 +115,18 @@ def _of_label(label: PseudoLabel) -> Opinion:
     )
 
 
-def _write(client: Client, opinions: Iterable[Opinion], to: Path, tool: Tool, asked: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Written:
+    """What a folder has become."""
+
+    to: str
+    format: str
+    num_images: int
+    num_rejected: int  #: that have no place in this format, as they have no class
+    num_gone: int  #: that the service has no more
+
+
+def _write(client: Client, opinions: Iterable[Opinion], to: Path, tool: Tool, asked: dict[str, Any]) -> Written:
     # 1. What is written, frozen: a second run goes on with the same.
     frozen = _frozen(opinions, to, tool, asked | {"format": tool.value})
 
@@ -104,8 +134,8 @@ def _write(client: Client, opinions: Iterable[Opinion], to: Path, tool: Tool, as
     found: list[Correction] = []
     num_gone = 0
     columns = (TextColumn("downloading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bar:
-        for opinion in bar.track(frozen):
+    with bar(*columns) as progress:
+        for opinion in progress.track(frozen):
             correction = _fetched(client, opinion, to, tool)
             if correction is None:
                 num_gone += 1
@@ -117,16 +147,20 @@ def _write(client: Client, opinions: Iterable[Opinion], to: Path, tool: Tool, as
         with (to / name).open("w", encoding="utf-8", newline="") as file:
             file.writelines(pieces)
     (to / NOTE).unlink()
-    _tell(to, tool, found, num_gone)
-
-
-def _tell(to: Path, tool: Tool, found: list[Correction], num_gone: int) -> None:
     num_placed = sum(writing.place(tool, correction) is not None for correction in found)
-    console.print(f"{num_placed:,} images as {tool} in {to}", highlight=False, markup=False, soft_wrap=True)
-    if num_placed < len(found):
-        console.print(f"{len(found) - num_placed:,} were rejected: they have no class, so no folder")
-    if num_gone:
-        console.print(f"{num_gone:,} are gone: their bucket was deleted")
+    return Written(str(to), tool.value, num_placed, len(found) - num_placed, num_gone)
+
+
+def _tell(written: Written, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(data=asdict(written))
+        return
+    line = f"{written.num_images:,} images as {written.format} in {written.to}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if written.num_rejected:
+        console.print(f"{written.num_rejected:,} were rejected: they have no class, so no folder")
+    if written.num_gone:
+        console.print(f"{written.num_gone:,} are gone: their bucket was deleted")
 
 
 def _frozen(opinions: Iterable[Opinion], to: Path, tool: Tool, asked: dict[str, Any]) -> list[Opinion]:

@@ -17,7 +17,7 @@ from rich.text import Text
 from understudy import settings
 from understudy.catalog import Catalog, keys
 from understudy.catalog.database import opened
-from understudy.cli.options import AsJson
+from understudy.cli.options import AsJson, examples
 from understudy.errors import NotFound
 from understudy.records import ApiKey, KeyScope
 from understudy.settings import Settings
@@ -42,7 +42,12 @@ Data = Annotated[
 ]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy keys create --name laptop --scope classify --scope ingest",
+        "understudy keys create --name operator --scope admin --data /srv/photos --json",
+    )
+)
 def create(
     name: Annotated[str, typer.Option(help="Whose it is, for people: laptop, shop-frontend, ...")],
     scope: Annotated[
@@ -73,7 +78,7 @@ def create(
     )
 
 
-@app.command("list")
+@app.command("list", epilog=examples("understudy keys list", "understudy keys list --json"))
 def every(data: Data = None, as_json: AsJson = False) -> None:
     """Show every key but its secret: id, name, scopes, rate limit, and when it was made and revoked."""
     with _catalog(data, must_exist=True) as catalog:
@@ -88,14 +93,18 @@ def every(data: Data = None, as_json: AsJson = False) -> None:
     console.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("understudy keys revoke 0123456789ab"))
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the key, as `understudy keys list` shows it.")],
     data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a key open nothing any more. Running services learn of it within about a second."""
     with _catalog(data, must_exist=True) as catalog:
         known = keys.revoke(catalog, key_id)
+    if as_json:
+        console.print_json(known.model_dump_json())
+        return
     console.print(f"Key {known.id} ({known.name}) is revoked.", highlight=False, markup=False, soft_wrap=True)
 
 

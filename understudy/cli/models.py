@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as Speed
 from rich.table import Table
 
 from understudy import model_folders
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.following import bar
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict, NotFound
 from understudy.model_folders import CARD, ModelFormat
@@ -19,12 +21,19 @@ from understudy.records import ModelCard, ModelFile, ModelVersion
 
 app = typer.Typer(name="models", help="List the models, show one, or take one away as a folder.")
 console = Console()
-errors = Console(stderr=True)
 
-Version = Annotated[str, typer.Argument(metavar="VERSION", help="Such as g0003-8f2c1a; `champion` is what serves.")]
+Version = Annotated[
+    str,
+    typer.Argument(
+        metavar="VERSION", help="Such as g0003-8f2c1a; `champion` is what serves.", autocompletion=completion.versions
+    ),
+]
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples("understudy models", "understudy models --json"),
+)
 def every(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """List the models, the newest first; `understudy models show VERSION` tells more of one."""
     if context.invoked_subcommand is not None:
@@ -40,7 +49,9 @@ def every(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_js
     console.print(table)
 
 
-@app.command()
+@app.command(
+    epilog=examples("understudy models show champion", "understudy models show g0003-8f2c1a --json"),
+)
 def show(version: Version, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Show one model: what it is, how right it is, who taught it, and its classes."""
     with Client(url, key=key) as client:
@@ -59,19 +70,25 @@ def show(version: Version, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJ
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy models export champion --to model/",
+        "understudy models export g0003-8f2c1a --to model/ --format timm --json",
+    )
+)
 def export(
     version: Version,
     to: Annotated[Path, typer.Option(file_okay=False, help="Folder to write to: new, empty, or one to go on with.")],
     format: Annotated[ModelFormat, typer.Option(help="For what.")] = ModelFormat.ONNX,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take a model away: a folder with its files, its card, and a program of ten lines that runs it.
 
     onnx: pixels in, probabilities out. timm: for `timm.create_model("local-dir:FOLDER", pretrained=True)`. safetensors:
     the weights of architectures that timm has not. Every file is checked by its sha-256; the same command goes on after
-    a break.
+    a break. With --json its card.
     """
     with Client(url, key=key) as client:
         card = _model(client, version).card
@@ -85,6 +102,9 @@ def export(
         _download(client, card.version, {to / name: there[theirs] for theirs, name in names.items()})
     for name, text in documents.items():
         (to / name).write_text(text, "utf-8")
+    if as_json:
+        console.print_json(card.model_dump_json())
+        return
     console.print(f"{card.version} as {format} in {to}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -112,8 +132,8 @@ def _refuse_other(to: Path, card: ModelCard, names: set[str]) -> None:
 
 def _download(client: Client, version: str, files: dict[Path, ModelFile]) -> None:
     columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bar:
-        task = bar.add_task("", total=sum(file.num_bytes for file in files.values()))
+    with bar(*columns) as progress:
+        task = progress.add_task("", total=sum(file.num_bytes for file in files.values()))
         for path, file in files.items():
             client.download_model(version, file, path)
-            bar.advance(task, file.num_bytes)
+            progress.advance(task, file.num_bytes)
