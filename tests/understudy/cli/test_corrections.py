@@ -1,5 +1,6 @@
 """``understudy corrections`` and ``tasks`` against the real service: out, and in again as the same."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_corrections_go_out_and_come_in_again(
     assert not (to / NOTE).exists()
     again = run("corrections", "--to", to, "--format", tool).exception
     assert isinstance(again, Conflict)
+    told = json.loads(run("corrections", "--to", tmp_path / "other", "--format", tool, "--json").stdout)
+    assert (told["num_images"], told["num_rejected"]) == ((2, 1) if tool == "folder" else (3, 0))
 
 
 def test_what_was_broken_off_goes_on_with_what_it_was_begun_with(
