@@ -65,15 +65,17 @@ SELECT sha256, label_set, first, second FROM (
 ) WHERE {_IS_NEXT}
 """
 
-#: The surer both teachers were, the more one of them has to learn.
+#: The surer both teachers were, the more one of them has to learn. Materialized: else DuckDB begins with the pairs of
+#: classes that differ, of which there are a million for a thousand classes.
 _DISAGREEMENT = f"""
+WITH compared AS MATERIALIZED (
+    SELECT sha256, label, label_set, least(confidence, before_confidence)::DOUBLE AS strength, now_name, before_name
+    FROM {COMPARED} WHERE before_name IS NOT NULL
+)
 SELECT sha256, label_set, first, second FROM (
     SELECT sha256, label, label_set, -strength AS second,
            row_number() OVER (PARTITION BY label, bucket ORDER BY strength DESC, sha256)::DOUBLE AS first
-    FROM (
-        SELECT sha256, label, label_set, least(confidence, before_confidence)::DOUBLE AS strength
-        FROM {COMPARED} WHERE now_name != before_name
-    ) JOIN sets USING (label_set)
+    FROM compared JOIN sets USING (label_set) WHERE now_name != before_name
 ) WHERE {_IS_NEXT}
 """
 

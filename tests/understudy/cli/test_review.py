@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -134,3 +137,20 @@ def test_the_end_of_a_conversation(press: Callable[..., str], names: list[str]):
     """There is nothing to undo at first; q ends it, and what was said stays."""
     assert "there is nothing to undo" in press("uq")
     assert "1 reviewed; `understudy review --list`" in press("aq")
+
+
+def test_a_real_terminal(url: str, names: list[str]):
+    """The command as people start it: it waits for keys, and each one is taken at once."""
+    controller, terminal = os.openpty()
+    command = [sys.executable, "-m", "understudy", "review", "--bucket", "photos", "--url", url]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True) as process:
+        os.close(terminal)
+        shown = b""
+        for wanted, key in ((b"q: end", b"a"), (b"accept as red", b""), (names[1].encode(), b"r"), (b": reject", b"q")):
+            while wanted not in shown:
+                shown += os.read(controller, 4096)
+            os.write(controller, key)
+        assert process.wait(60) == 0
+    os.close(controller)
+    with Client(url) as client:
+        assert [one.verdict for one in client.reviews()] == [Verdict.REJECT, Verdict.ACCEPT]
