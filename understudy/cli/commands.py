@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, demonstration, local
 from understudy.cli import (
+    bench,
     buckets,
     deployments,
     doctor,
@@ -48,9 +48,8 @@ app = typer.Typer(
     epilog="Start with `understudy demo`; then `understudy up`, `understudy init`, `understudy ingest`, "
     "`understudy generate`.",
 )
-app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness, doctor,
+    bench, buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness, doctor,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
@@ -97,6 +96,8 @@ def up(
     Nothing has to be installed or configured; everything lives in the data folder, and a second start
     on the same folder goes on where the first one was.
     """
+    from understudy import local  # heavy: see ``understudy.cli.bench``
+
     _stop_on_sigterm()
     console.print(f"Starting Understudy on {data.resolve()} …", highlight=False)
     try:
@@ -283,6 +284,8 @@ def demo(
     30 labeled scans of handwritten digits train a first teacher; it labels 1,170 unlabeled ones; two
     students learn from both, and each that is proved better is swapped in under load.
     """
+    from understudy import demonstration  # heavy: see ``understudy.cli.bench``
+
     _stop_on_sigterm()
     try:
         succeeded = demonstration.run(data, port=port, leave=leave, report=report, console=console)
