@@ -150,9 +150,9 @@ class Client:
         An image that cannot be used does not stop the others: its prediction has the problem. Images are read
         while they are sent, a request's worth at a time.
         """
-        waiting: list[tuple[str, bytes]] = []
+        waiting: list[tuple[str | None, bytes]] = []
         for image in images:
-            named = (image.name, image.read_bytes()) if isinstance(image, Path) else ("image", image)
+            named = (image.name, image.read_bytes()) if isinstance(image, Path) else (None, image)
             num_bytes = sum(len(data) for _, data in waiting) + len(named[1])
             if waiting and (len(waiting) == IMAGES_AT_ONCE or num_bytes > BYTES_AT_ONCE):
                 yield from self._classify(waiting, top_k)
@@ -161,8 +161,8 @@ class Client:
         if waiting:
             yield from self._classify(waiting, top_k)
 
-    def _classify(self, named: list[tuple[str, bytes]], top_k: int) -> Iterator[Classified]:
-        files = [("file", each) for each in named]
+    def _classify(self, named: list[tuple[str | None, bytes]], top_k: int) -> Iterator[Classified]:
+        files = [("file", ("image", data)) for _, data in named]
         try:
             said = self._send_again("POST", "/classify", params={"top_k": top_k}, files=files)
         except RequestFailed as error:
@@ -172,8 +172,8 @@ class Client:
             yield Classified(model=str(self.readiness().get("model")), predictions=(refused,))
             return
         answer = Classified(**said)
-        for prediction in answer.predictions:
-            yield Classified(model=answer.model, predictions=(prediction,))
+        for (name, _), prediction in zip(named, answer.predictions, strict=True):
+            yield Classified(model=answer.model, predictions=(prediction.model_copy(update={"name": name}),))
 
     def readiness(self) -> dict[str, Any]:
         """What ``/readyz`` says, whether ready or not. Not retried."""

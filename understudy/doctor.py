@@ -12,6 +12,7 @@ import os
 import resource
 import secrets
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -432,8 +433,7 @@ def clock(patient: Patient) -> Said:
 def redis(patient: Patient) -> Said:
     """The broker: reachable, and keeping what it was given."""
     url = patient.settings.broker_url
-    socket = Path(urlsplit(url).path) if url.startswith("redis+socket:") else None
-    if socket is not None and not socket.exists() and not patient.is_up:
+    if url.startswith("redis+socket:") and not patient.is_up and not _listens(urlsplit(url).path):
         program = local.redis_server()
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=LOOK_S, check=True).stdout
         version = next((word[2:] for word in said.split() if word.startswith("v=")), "?")
@@ -443,6 +443,13 @@ def redis(patient: Patient) -> Said:
         return judge_redis(messages.look(app))
     finally:
         app.close()
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody does on a Unix socket: one that was killed leaves it behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(LOOK_S)
+        return probe.connect_ex(path) == 0
 
 
 def judge_redis(info: Mapping[str, Any]) -> Said:
@@ -486,11 +493,13 @@ def service(patient: Patient) -> Said:
             if patient.is_url_given or patient.is_up or error.code != "not_connected":
                 return Verdict.FAILED, error.detail, "look at its log; --url names another"
             return Verdict.OK, f"nothing answers at {patient.url}; `understudy up` starts it"
+        seen = f"{patient.url} serves {ready.get('model') or 'nothing'}"
         try:
             client.jobs(limit=1)
         except RequestFailed as error:
-            return Verdict.FAILED, f"{patient.url} answers, but {error.detail}", "name a key with --key"
-    seen = f"{patient.url} serves {ready.get('model') or 'nothing'}"
+            if error.code != "key_missing":
+                return Verdict.FAILED, f"{patient.url} answers, but {error.detail}", "name another key with --key"
+            seen += " to whoever has an API key"
     if ready.get("refused"):
         return Verdict.FAILED, f"{seen}; it could not load {ready['refused']}", "look at its log; a rollback mends it"
     if ready.get("stopping"):

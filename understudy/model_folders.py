@@ -11,10 +11,11 @@ from typing import Any
 
 from understudy import architectures
 from understudy.architectures import FAMILY, ScaledEfficientNet
-from understudy.engine import INPUT, OUTPUT
 from understudy.errors import Refused
 from understudy.records import ModelCard
 
+#: As ``understudy.engine`` has them, which loads what every command would wait for.
+INPUT, OUTPUT = "pixels", "probabilities"
 CARD, ARTIFACT, WEIGHTS = "card.json", "model.onnx", "weights.safetensors"
 #: The sizes of the paper that timm has as ``efficientnet_NAME``: with the same blocks and names of tensors.
 TIMM_SIZES = frozenset({"b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2"})

@@ -120,6 +120,7 @@ def test_many_images_are_classified_in_their_order(client: Client, serving: Call
         assert {answer.model for answer in answers} == {version}
         (named,) = answers[31].predictions
         (lone,) = answers[32].predictions
+        assert lone.name is None
         assert (named.name, len(named.classes)) == ("blue.png", 1)
         assert lone.problem is not None
         assert lone.problem.code == "not_an_image"

@@ -90,6 +90,16 @@ def test_where_nothing_runs_nothing_is_wrong_and_nothing_is_made(nowhere: Settin
     assert not nowhere.data.exists()
 
 
+def test_a_socket_that_a_killed_redis_left_is_no_redis(nowhere: Settings):
+    """The next start makes it anew."""
+    path = settings.redis_socket(nowhere.data)
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+    assert "`understudy up` starts the bundled 6." in look("redis", Patient.of(nowhere)).seen
+
+
 def test_where_all_runs_all_is_seen(service_settings: ServiceSettings, url: str, serving: Callable[..., str]):
     """The catalog, Redis, the store and the service, each by asking it; the store is as it was."""
     version = serving()
@@ -137,9 +147,10 @@ def test_a_service_without_a_model_or_a_key_says_what_to_do(
 
     with served(service_settings.model_copy(update={"keys": "required"})) as guarded:
         shut = look("service", Patient.of(service_settings, guarded))
-        assert shut.verdict == Verdict.FAILED
-        assert "needs an API key" in shut.seen
-        assert "--key" in str(shut.advice)
+        assert shut.seen.endswith("serves nothing to whoever has an API key")
+        wrong = look("service", Patient.of(service_settings, guarded, key="us_0123456789ab_" + "0" * 64))
+        assert (wrong.verdict, "--key" in str(wrong.advice)) == (Verdict.FAILED, True)
+        assert "0" * 64 not in wrong.model_dump_json()
 
 
 def test_servers_that_are_away_are_told_without_their_passwords(nowhere: Settings):

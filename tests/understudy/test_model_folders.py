@@ -177,6 +177,7 @@ def test_the_program_beside_it_says_what_the_service_would(
     (expected,) = _loaded(exported).predict(images.load(see_through, PREPROCESSING)[None])
     assert list(told) == [CLASSES[i] for i in expected.argsort()[::-1]]
     assert list(told.values()) == pytest.approx(sorted(expected, reverse=True), abs=2e-3)  # a level of rounding
+    assert (model_folders.INPUT, model_folders.OUTPUT) == (engine.INPUT, engine.OUTPUT)
     readme = (tmp_path / "README.md").read_text("utf-8")
     assert (tmp_path / "run.py").read_text("utf-8") in readme
     assert ("1.7" in readme) == (format != ModelFormat.ONNX)

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, demonstration, local
 from understudy.annotations.reading import Disagreement, Format
 from understudy.cli import (
+    bench,
     buckets,
     corrections,
     deployments,
@@ -62,10 +62,9 @@ app = typer.Typer(
     epilog="Start with `understudy demo`; then `understudy up`, `understudy init`, `understudy ingest`, "
     "`understudy generate`.",
 )
-app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, watch, gate, robustness,
-    models, corrections, doctor,
+    bench, buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, watch, gate,
+    robustness, models, corrections, doctor,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
@@ -112,6 +111,8 @@ def up(
     Nothing has to be installed or configured; everything lives in the data folder, and a second start
     on the same folder goes on where the first one was.
     """
+    from understudy import local  # heavy: see ``understudy.cli.bench``
+
     _stop_on_sigterm()
     console.print(f"Starting Understudy on {data.resolve()} …", highlight=False)
     try:
@@ -318,6 +319,8 @@ def demo(
     30 labeled scans of handwritten digits train a first teacher; it labels 1,170 unlabeled ones; two
     students learn from both, and each that is proved better is swapped in under load.
     """
+    from understudy import demonstration  # heavy: see ``understudy.cli.bench``
+
     _stop_on_sigterm()
     try:
         succeeded = demonstration.run(data, port=port, leave=leave, report=report, console=console)

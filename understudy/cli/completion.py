@@ -40,7 +40,6 @@ sources = _asking(lambda client: (source.id for source in client.sources()))
 uploads = _asking(
     lambda client: (job.id for job in client.jobs() if job.kind in (JobKind.INGEST, JobKind.FETCH, JobKind.LABELED))
 )
-exports = _asking(lambda client: (job.id for job in client.jobs() if job.kind == JobKind.EXPORT))
 
 
 def recipes(incomplete: str) -> list[str]:

@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from understudy import images
 from understudy.annotations import corrections as writing
 from understudy.annotations.corrections import Correction, Opinion, Tool
 from understudy.cli import completion
@@ -211,5 +210,7 @@ def _fetched(client: Client, opinion: Opinion, to: Path, tool: Tool) -> Correcti
 
 
 def _measured(opinion: Opinion, data: bytes) -> Correction:
+    from understudy import images  # with it come Pillow and numpy, which every command would wait for
+
     facts = images.inspect(data)
     return Correction(opinion, f"{opinion.sha256}.{SUFFIXES[facts.format]}", facts.width, facts.height)

@@ -1,23 +1,30 @@
 """``understudy doctor``: what is well, what is not, and what to do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from understudy import doctor, settings
+from understudy import settings
 from understudy.cli.following import waiting
 from understudy.cli.options import AsJson, Key, examples
 from understudy.client import DEFAULT_URL
-from understudy.doctor import CHECKS, Finding, Patient, Verdict
 from understudy.settings import Settings
+
+if TYPE_CHECKING:
+    from understudy.doctor import Finding
 
 app = typer.Typer()
 console = Console()
 
-COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
-NAMES = tuple(check.name for check in CHECKS)
+COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+def _names(incomplete: str) -> list[str]:
+    from understudy import doctor
+
+    return [check.name for check in doctor.CHECKS if check.name.startswith(incomplete)]
 
 
 @app.command(
@@ -41,7 +48,7 @@ def examine(
         typer.Option(
             help="Only this check; may be repeated.",
             show_default=False,
-            autocompletion=lambda incomplete: [name for name in NAMES if name.startswith(incomplete)],
+            autocompletion=_names,
         ),
     ] = None,
     url: Annotated[
@@ -61,23 +68,25 @@ def examine(
     It works where nothing runs yet, changes nothing, and ends within two minutes. Exit code 1: a check failed;
     a warning is none.
     """
+    from understudy import doctor  # heavy: see ``understudy.cli.bench``
+
     chosen = settings.read(Settings) if data is None else settings.read(Settings, data=data, **_FILES)
-    if unknown := set(only or ()) - set(NAMES):
-        raise typer.BadParameter(f"there is no check {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    checks = [check for check in CHECKS if not only or check.name in only]
-    patient = Patient.of(chosen, url, key)
+    if unknown := set(only or ()) - set(_names("")):
+        raise typer.BadParameter(f"there is no check {', '.join(sorted(unknown))}; there are {', '.join(_names(''))}")
+    checks = [check for check in doctor.CHECKS if not only or check.name in only]
+    patient = doctor.Patient.of(chosen, url, key)
     findings = []
     with waiting("examining"):
         for finding in doctor.examine(patient, checks):
             findings.append(finding)
             if not as_json:
                 _say(finding)
-    num_failed = sum(finding.verdict == Verdict.FAILED for finding in findings)
+    num_failed = sum(finding.verdict == doctor.Verdict.FAILED for finding in findings)
     if as_json:
         said = [finding.model_dump(mode="json") for finding in findings]
         console.print_json(data={"ok": not num_failed, "checks": said})
     else:
-        num_warnings = sum(finding.verdict == Verdict.WARNING for finding in findings)
+        num_warnings = sum(finding.verdict == doctor.Verdict.WARNING for finding in findings)
         console.print(f"{len(findings)} checks: {num_failed} failed, {num_warnings} warnings", highlight=False)
     if num_failed:
         raise typer.Exit(1)
@@ -87,7 +96,7 @@ def examine(
 _FILES = {"catalog_url": "", "store_url": "", "broker_url": ""}
 
 
-def _say(finding: Finding) -> None:
+def _say(finding: "Finding") -> None:
     console.print(f"[{COLOURS[finding.verdict]}]{finding.verdict:8}[/] {finding.name:14}", end=" ", highlight=False)
     console.print(finding.seen, highlight=False, markup=False, soft_wrap=True)
     if finding.advice is not None:

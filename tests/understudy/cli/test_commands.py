@@ -184,6 +184,15 @@ def test_without_a_command_the_commands_are_shown():
     assert "Start with `understudy demo`" in shown.output
 
 
+def test_what_is_heavy_is_imported_by_the_command_that_needs_it():
+    """Every command, and every TAB, would wait a second longer for it otherwise."""
+    heavy = {"sqlalchemy", "alembic", "onnxruntime", "celery", "numpy", "PIL", "duckdb"}
+    code = "import sys; from understudy.cli import commands; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert not heavy & set(loaded.split()), "import these within the command: see understudy/cli/bench.py"
+
+
 def test_the_version_is_told():
     """And nothing besides, for scripts."""
     done = process("--version")
