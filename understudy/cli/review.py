@@ -46,9 +46,8 @@ def _images(what: str) -> Any:
 
 @app.command(
     epilog=examples(
-        "understudy review",
-        "understudy review --by audit --bucket phone",
-        "understudy review --from decisions.csv",
+        "understudy review --queue --by disagreement",
+        "understudy review --correct 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08=owl",
         "understudy review --audit --json",
     )
 )

@@ -147,13 +147,17 @@ def redeliver(
     delivery_id: Annotated[
         int, typer.Argument(metavar="DELIVERY", help="As `understudy webhooks deliveries` shows it.")
     ],
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Send a delivery again, under the same id; one that waits for its next attempt is sent now."""
     with Client(url, key=key) as client:
         sent = client.redeliver(webhook_id, delivery_id)
-    _say(f"delivery {sent.id} of {sent.event} will be sent again")
+    if as_json:
+        console.print_json(sent.model_dump_json())
+    else:
+        _say(f"delivery {sent.id} of {sent.event} will be sent again")
 
 
 def _outcome(sent: Delivery) -> str:
