@@ -286,6 +286,22 @@ def table(columns: Mapping[str, Sequence[Any]], **types: str) -> pa.Table:
     return pa.table({name: list(values) for name, values in columns.items()}, schema=schema)
 
 
+def digests(column: pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
+    """A column of binary sha-256 as (N,) S32."""
+    fixed = column.cast(pa.binary(32)).combine_chunks()
+    return (
+        np.frombuffer(fixed.buffers()[1], "S32", count=len(fixed), offset=32 * fixed.offset)
+        if len(fixed)
+        else np.empty(0, "S32")
+    )
+
+
+def grouped(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """The different values of a column of text, and the number of its value for each row."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+
+
 def table_to_parquet(table: pa.Table) -> bytes:
     """Any table as a Parquet file in memory."""
     return _write(table)

@@ -9,17 +9,20 @@ import binascii
 import heapq
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from understudy import labels, quota, registry, thresholds, tripwires
 from understudy.catalog import Catalog, label_sets, shards, versions
 from understudy.catalog.label_sets import Listed
 from understudy.errors import LabelSetRefused, Refused
+from understudy.label_index import LabelIndex, Rows
 from understudy.label_records import (
     NUM_FACET_BINS,
     ClassFacet,
@@ -47,30 +50,13 @@ MAX_LISTINGS = 3
 #: An estimate counts one image besides those of the holdout: one that is right as often as its teacher says.
 PRIOR_IMAGES = 1.0
 
-_MARGIN = "(top_probabilities[1] - coalesce(top_probabilities[2], 0))::DOUBLE"
-_IS_CHANGED = "(now_name != before_name)"
-_KEYS = {
-    LabelSort.CONFIDENCE: "confidence",
-    LabelSort.MARGIN: _MARGIN,
-    # Not compared is less than unchanged is less than changed; within each, by confidence, which is at most 1.
-    LabelSort.CHANGED: f"(CASE WHEN before_name IS NULL THEN 0 WHEN {_IS_CHANGED} THEN 4 ELSE 2 END + confidence)::DOUBLE",
-}
-_COMPARED = """(
-    SELECT labels.*, now_names.name AS now_name, before_names.name AS before_name
-    FROM labels JOIN now_names ON now_names.label = labels.label
-    LEFT JOIN (before JOIN before_sets ON before_sets.label_set = before.label_set
-               JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
-    ON before.sha256 = labels.sha256
-)"""
+#: How a changed label stands among the others when those come first: not compared, the same, another.
+NOT_COMPARED, SAME, CHANGED = 0, 2, 4
+#: An image whose shard the teacher before did not label, or in which it did not see this image.
+NOBODY = -1
 
-
-_AGREEMENT = """
-SELECT count(*) AS num_compared, count(*) FILTER (now_names.name = before_names.name) AS num_same
-FROM (SELECT sha256, label FROM labels WHERE confidence >= $threshold) AS now
-JOIN (SELECT sha256, label, label_set FROM before) AS earlier ON earlier.sha256 = now.sha256
-JOIN now_names ON now_names.label = now.label
-JOIN before_sets ON before_sets.label_set = earlier.label_set
-JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = earlier.label
+_SOFT = """
+SELECT label_set, sha256, top_classes, top_probabilities FROM labels WHERE sha256 IN (SELECT unnest($wanted::VARCHAR[]))
 """
 
 
@@ -82,6 +68,11 @@ class Looking:
     store: Store
     spool: Path
     threads: int | None = None  #: None: one a core
+
+    @cached_property
+    def index(self) -> LabelIndex:
+        """What was read before."""
+        return LabelIndex(self.store, self.spool, self.threads)
 
     def teacher(self, asked: str | None) -> str:
         """The teacher that was asked for, or the champion. Raises NotFound and NoChampion."""
@@ -177,43 +168,48 @@ def page(
             code="bad_cursor",
         )
     sets = label_sets.listed(looking.catalog, teacher, bucket=filters.bucket, sha256=filters.sha256)
-    where, parameters = _conditions(filters, looking.classes(teacher))
+    keeps = _conditions(filters, looking.classes(teacher))
     compare = filters.is_changed is not None or sort == LabelSort.CHANGED
-    sign, direction = ("<", "DESC") if order == LabelOrder.DESC else (">", "ASC")
-    if after is not None:
-        where.append(f"({_KEYS[sort]} {sign} $key OR ({_KEYS[sort]} = $key AND sha256 > $after))")
-        parameters |= {"key": after.key, "after": after.sha256}
-    condition = " AND ".join(where) or "true"
-    rows = f"{_COMPARED if compare else 'labels'} WHERE {condition}"
-    best = f"{'max' if order == LabelOrder.DESC else 'min'}({_KEYS[sort]}, {limit + 1})::DOUBLE[]"
-    first = f"ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}"
-    with _opened(looking, sets, compare=compare, teacher=teacher) as session:
-        # 1. The first keys of each label set: without the sha-256, which are most of what there is to read
-        keys = session.ask(f"SELECT label_set, {best} AS best FROM {rows} GROUP BY label_set", parameters).to_pylist()
-        holding = _holding(keys, limit + 1, is_descending=order == LabelOrder.DESC)
-        needed = [one for one in sets if one.key in holding]
-
-        # 2. Where very many have equal keys, which of them come first
-        if len(needed) > limit + 1:
-            session.show("labels", [one.key for one in needed])
-            found = session.ask(f"SELECT sha256, label_set FROM {rows} {first}", parameters).to_pydict()
-            needed = [one for one in needed if one.key in found["label_set"]]
-            condition = f"{condition} AND sha256 IN (SELECT unnest($wanted::VARCHAR[]))"
-            parameters |= {"wanted": found["sha256"]}
-
-        # 3. The rows with all that is told of them, from the label sets in which they are
-        told = _told(looking, session, teacher, needed, f"({_KEYS[sort]})::DOUBLE", f"{condition} {first}", parameters)
-    if len(told) <= limit:
-        return [label for _, label in told], None
-    key, last = told[limit - 1]
-    return [label for _, label in told[:limit]], str(Cursor(teacher, sort, order, key, last.sha256))
+    sign = -1 if order == LabelOrder.DESC else 1
+    best: list[tuple[float, bytes, Listed]] = []
+    for seen in _seen(looking, teacher, sets, compare=compare):
+        kept = seen.part(keeps(seen))
+        keys = sign * kept.keys(sort)  # (N,) float64, the first ones smallest
+        if after is not None:
+            ahead = _ahead(keys, kept.rows.digests, sign * after.key, bytes.fromhex(after.sha256))
+            kept, keys = kept.part(ahead), keys[ahead]
+        first = _first(keys, kept.rows.digests, limit + 1)
+        found = zip(keys[first].tolist(), kept.rows.digests[first].tolist(), kept.numbers[first].tolist(), strict=True)
+        best += [(key, digest, seen.sets[number]) for key, digest, number in found]
+        best = heapq.nsmallest(limit + 1, best, key=lambda one: one[:2])
+    told = _told(looking, teacher, [(digest.ljust(32, b"\0").hex(), one) for _, digest, one in best[:limit]])
+    if len(best) <= limit:
+        return told, None
+    return told, str(Cursor(teacher, sort, order, sign * best[limit - 1][0], told[-1].sha256))
 
 
-def _holding(keys: Sequence[Mapping[str, Any]], num: int, *, is_descending: bool) -> set[str]:
-    """The label sets in which the first ``num`` rows are, whichever of equal ones come first."""
-    sign = -1 if is_descending else 1
-    first = heapq.nsmallest(num, (sign * key for row in keys for key in row["best"]))
-    return {row["label_set"] for row in keys if sign * row["best"][0] <= first[-1]}
+def _ahead(
+    keys: npt.NDArray[np.float64], digests: npt.NDArray[np.bytes_], key: float, digest: bytes
+) -> npt.NDArray[np.bool_]:
+    """Which rows come after a cursor."""
+    ahead = keys > key
+    (equal,) = np.nonzero(keys == key)
+    ahead[equal] = digests[equal] > np.array(digest, "S32")
+    return ahead
+
+
+def _first(keys: npt.NDArray[np.float64], digests: npt.NDArray[np.bytes_], num: int) -> npt.NDArray[np.intp]:
+    """The numbers of the first rows in order: by key, equal ones by their sha-256."""
+    some = np.arange(len(keys))
+    if len(keys) > num:
+        last = np.partition(keys, num - 1)[num - 1]
+        (before,), (equal,) = np.nonzero(keys < last), np.nonzero(keys == last)
+        num_equal = num - len(before)
+        if len(equal) > num_equal:  # of very many equal ones, by the first eight bytes before all are put in order
+            starts = digests[equal].view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+            equal = equal[starts <= np.partition(starts, num_equal - 1)[num_equal - 1]]
+        some = np.concatenate([before, equal])
+    return some[np.lexsort((digests[some], keys[some]))][:num]
 
 
 @_listing_anew
@@ -223,9 +219,7 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     told = []
     for teacher in label_sets.teachers(looking.catalog):
         sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
-        with _opened(looking, sets, compare=False, teacher=teacher) as session:
-            rows = _told(looking, session, teacher, sets, "0.0::DOUBLE", "sha256 = $sha256", {"sha256": sha256})
-        told += [label for _, label in rows]
+        told += _told(looking, teacher, [(sha256, one) for one in sets])
     return told
 
 
@@ -237,31 +231,25 @@ def facets(
     known = looking.teacher(teacher)
     classes = looking.classes(known)
     sets = label_sets.listed(looking.catalog, known, bucket=bucket)
-    counts: dict[int, list[int]] = {}
-    changed: dict[int, int] = {}
+    counts = np.zeros((len(classes), NUM_FACET_BINS), np.int64)
+    changed = np.zeros(len(classes), np.int64)
     num_compared = 0
-    with _opened(looking, sets, compare=with_changed, teacher=known) as session:
-        last = NUM_FACET_BINS - 1
-        for row in session.ask(
-            f"SELECT label, least({last}, floor(confidence * {NUM_FACET_BINS}))::INTEGER AS bin, count(*) AS num "
-            "FROM labels GROUP BY ALL"
-        ).to_pylist():
-            counts.setdefault(row["label"], [0] * NUM_FACET_BINS)[row["bin"]] = row["num"]
+    for seen in _seen(looking, known, sets, compare=with_changed):
+        bins = np.minimum((seen.rows.confidences * np.float32(NUM_FACET_BINS)).astype(np.int64), NUM_FACET_BINS - 1)
+        cells = seen.rows.labels * NUM_FACET_BINS + bins
+        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
         if with_changed:
-            for row in session.ask(
-                f"SELECT label, count(*) AS num, count(*) FILTER ({_IS_CHANGED}) AS changed "
-                f"FROM {_COMPARED} WHERE before_name IS NOT NULL GROUP BY label"
-            ).to_pylist():
-                changed[row["label"]] = row["changed"]
-                num_compared += row["num"]
+            changes = seen.changes
+            changed += np.bincount(seen.rows.labels[changes == CHANGED], minlength=len(classes))
+            num_compared += int(np.count_nonzero(changes != NOT_COMPARED))
     by_class = tuple(
         ClassFacet(
             label=name,
-            num_images=sum(counts.get(i, ())),
-            by_confidence=tuple(counts.get(i, [0] * NUM_FACET_BINS)),
-            num_changed=changed.get(i, 0) if with_changed else None,
+            num_images=sum(row),
+            by_confidence=tuple(row),
+            num_changed=int(num_changed) if with_changed else None,
         )
-        for i, name in enumerate(classes)
+        for name, row, num_changed in zip(classes, counts.tolist(), changed, strict=True)
     )
     by_bucket: dict[str, int] = {}
     for one in sets:
@@ -273,7 +261,7 @@ def facets(
         by_class=by_class,
         by_bucket=dict(sorted(by_bucket.items())),
         by_teacher=label_sets.teachers(looking.catalog, bucket=bucket),
-        num_changed=sum(changed.values()) if with_changed else None,
+        num_changed=int(changed.sum()) if with_changed else None,
         num_compared=num_compared if with_changed else None,
     )
 
@@ -294,9 +282,12 @@ def agreement(
     if not sets:
         return None
     some = sets[:: max(1, math.ceil(sum(one.num_rows for one in sets) / max_compared))]
-    with _opened(looking, some, compare=True, teacher=teacher) as session:
-        (told,) = session.ask(_AGREEMENT, {"threshold": threshold}).to_pylist()
-    return Agreement(max(one.previous_teacher or "" for one in some), told["num_compared"], told["num_same"])
+    num_compared = num_same = 0
+    for seen in _seen(looking, teacher, some, compare=True):
+        changes = seen.changes[seen.rows.confidences.astype(np.float64) >= threshold]
+        num_compared += int(np.count_nonzero(changes != NOT_COMPARED))
+        num_same += int(np.count_nonzero(changes == SAME))
+    return Agreement(max(one.previous_teacher or "" for one in some), num_compared, num_same)
 
 
 @_listing_anew
@@ -403,120 +394,149 @@ def _expected_right(confidence: float, reliability: Sequence[ReliabilityBin]) ->
     return confidence
 
 
-def _opened(
-    looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str
-) -> AbstractContextManager[Session]:
-    """A session with ``labels``, and to compare with the last teacher's all that ``_COMPARED`` joins."""
-    earlier = [one for one in sets if one.previous_key is not None]
-    before = [one.previous_key or "" for one in earlier]
-    named = {"labels": [one.key for one in sets]} | ({"before": before} if compare else {})
-    tables = _names(looking, teacher, earlier) if compare else {}
-    return labels.opened(
-        looking.store, named, more=before, spool=looking.spool, threads=looking.threads, tables=tables
-    )  # fmt: skip
+# -- rows as they are looked at --------------------------------------------------------------------
 
 
-def _names(looking: Looking, teacher: str, earlier: Sequence[Listed]) -> dict[str, Any]:
-    """The names of classes, which two teachers may number differently."""
-    now = looking.classes(teacher)
-    before = {one.previous_teacher or "": looking.classes(one.previous_teacher or "") for one in _one_each(earlier)}
-    every = [(known, i, name) for known, names in before.items() for i, name in enumerate(names)]
-    return {
-        "now_names": labels.table({"label": range(len(now)), "name": now}, label="int32", name="string"),
-        "before_sets": labels.table(
-            {
-                "label_set": [one.previous_key for one in earlier],
-                "teacher": [one.previous_teacher for one in earlier],
-            },
-            label_set="string",
-            teacher="string",
-        ),
-        "before_names": labels.table(
-            {
-                "teacher": [known for known, _, _ in every],
-                "label": [i for _, i, _ in every],
-                "name": [name for _, _, name in every],
-            },
-            teacher="string",
-            label="int32",
-            name="string",
-        ),
-    }
+@dataclass(frozen=True)
+class Seen:
+    """Rows of some label sets of one teacher."""
+
+    sets: Sequence[Listed]
+    numbers: npt.NDArray[np.int64]  # (N,) which of the sets a row is of
+    rows: Rows
+    before: npt.NDArray[np.int64] | None  # (N,) what the teacher before said, as this one numbers it; None: not asked
+
+    def part(self, which: npt.NDArray[Any]) -> "Seen":
+        """Some of the rows."""
+        before = self.before[which] if self.before is not None else None
+        return Seen(self.sets, self.numbers[which], self.rows.part(which), before)
+
+    @property
+    def changes(self) -> npt.NDArray[np.int64]:
+        """(N,) ``NOT_COMPARED``, ``SAME`` or ``CHANGED``."""
+        assert self.before is not None, "it was not asked what the teacher before said"
+        return np.select([self.before == NOBODY, self.before == self.rows.labels], [NOT_COMPARED, SAME], CHANGED)
+
+    def keys(self, sort: LabelSort) -> npt.NDArray[np.float64]:
+        """(N,) what the rows are put in order by. Of changes: within each kind by confidence, which is at most 1."""
+        if sort == LabelSort.MARGIN:
+            return self.rows.margins.astype(np.float64)
+        confidences = self.rows.confidences.astype(np.float64)
+        return confidences if sort == LabelSort.CONFIDENCE else confidences + self.changes
 
 
-def _one_each(earlier: Sequence[Listed]) -> list[Listed]:
-    return list({one.previous_teacher: one for one in earlier}.values())
-
-
-def _told(
-    looking: Looking,
-    session: Session,
-    teacher: str,
-    sets: Sequence[Listed],
-    key: str,
-    condition: str,
-    parameters: dict[str, Any],
-) -> list[tuple[float, PseudoLabel]]:
-    """All that is told of some rows of these label sets, each with its key, in the condition's order."""
-    if not sets:
-        return []
-    where = {one.key: one for one in sets}
-    earlier = [one for one in sets if one.previous_key is not None]
-    session.show("labels", list(where))
-    session.show("before", [one.previous_key or "" for one in earlier])
-    for name, table in _names(looking, teacher, earlier).items():
-        session.give(name, table)
-    rows = session.ask(
-        f"SELECT {key} AS key, sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, "
-        f"top_probabilities, before_name FROM {_COMPARED} WHERE {condition}",
-        parameters,
-    ).to_pylist()
+def _seen(looking: Looking, teacher: str, sets: Sequence[Listed], *, compare: bool) -> Iterator[Seen]:
+    """All rows of these label sets, some sets at a time."""
     classes = looking.classes(teacher)
-    return [(row["key"], _pseudo_label(row, where[row["label_set"]], classes)) for row in rows]
+    before = {
+        one.previous_teacher: looking.classes(one.previous_teacher) for one in sets if one.previous_teacher and compare
+    }
+    numbers = {
+        earlier: np.array([classes.index(name) if name in classes else len(classes) for name in names])
+        for earlier, names in before.items()
+    }
+    for group in looking.index.read(sets, compare=compare):
+        every = [rows for _, rows, _ in group]
+        earlier = [
+            _labels_before(rows, then, numbers[one.previous_teacher]) if then is not None else np.full(len(rows), NOBODY)
+            for one, rows, then in group
+        ]  # fmt: skip
+        yield Seen(
+            [one for one, _, _ in group],
+            np.repeat(np.arange(len(group)), [len(rows) for rows in every]),
+            Rows.joined(every),
+            np.concatenate(earlier) if compare else None,
+        )
 
 
-def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str]) -> PseudoLabel:
-    label, before = classes[row["label"]], row["before_name"]
+def _labels_before(now: Rows, then: Rows, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(N,) what the teacher before said of the same images, in the numbers of now."""
+    if len(now) == len(then) and np.array_equal(now.digests, then.digests):  # as is usual: one shard, one order
+        return numbers[then.labels]
+    order = np.argsort(then.digests)
+    places = np.minimum(np.searchsorted(then.digests, now.digests, sorter=order), max(0, len(then) - 1))
+    if not len(then):
+        return np.full(len(now), NOBODY)
+    same = order[places]
+    return np.where(then.digests[same] == now.digests, numbers[then.labels[same]], NOBODY)
+
+
+def _told(looking: Looking, teacher: str, chosen: Sequence[tuple[str, Listed]]) -> list[PseudoLabel]:
+    """All that is told of some images, each with the label set in which it is, in their order."""
+    sets = list({one.key: one for _, one in chosen}.values())
+    soft = labels.query(
+        looking.store, [one.key for one in sets], _SOFT, {"wanted": [sha256 for sha256, _ in chosen]},
+        spool=looking.spool, threads=looking.threads,
+    ).to_pylist() if sets else []  # fmt: skip
+    by_image = {(row["label_set"], row["sha256"]): (row["top_classes"], row["top_probabilities"]) for row in soft}
+    known = {one.key: (now, then) for group in looking.index.read(sets, compare=True) for one, now, then in group}
+    classes = looking.classes(teacher)
+    earlier = {one.previous_teacher: looking.classes(one.previous_teacher) for one in sets if one.previous_teacher}
+    told = []
+    for sha256, one in chosen:
+        if (of_image := by_image.get((one.key, sha256))) is None:
+            continue  # what could not be decoded is in its shard, and has no label
+        now, then = known[one.key]
+        before = _row_of(sha256, then) if then is not None else None
+        previous = earlier[one.previous_teacher][before.labels[0]] if before else None
+        told.append(_pseudo_label(sha256, one, _row_of(sha256, now), classes, of_image, previous))
+    return told
+
+
+def _row_of(sha256: str, rows: Rows) -> Rows:
+    """The row of an image, or none."""
+    return rows.part(np.nonzero(rows.digests == np.array(bytes.fromhex(sha256), "S32"))[0][:1])
+
+
+def _pseudo_label(
+    sha256: str,
+    of: Listed,
+    row: Rows,
+    classes: Sequence[str],
+    soft: tuple[Sequence[int], Sequence[float]],
+    previous: str | None,
+) -> PseudoLabel:
+    label = classes[row.labels[0]]
     return PseudoLabel(
-        sha256=row["sha256"],
+        sha256=sha256,
         bucket=of.bucket,
         teacher=of.teacher,
         label=label,
-        confidence=min(1.0, row["confidence"]),
-        margin=row["margin"],
-        classes=tuple(
-            ClassProbability(label=classes[i], probability=min(1.0, p))
-            for i, p in zip(row["top_classes"], row["top_probabilities"], strict=True)
-        ),
-        previous_teacher=of.previous_teacher if before is not None else None,
-        previous_label=before,
-        is_changed=None if before is None else before != label,
+        confidence=min(1.0, float(row.confidences[0])),
+        margin=float(row.margins[0]),
+        classes=tuple(ClassProbability(label=classes[i], probability=min(1.0, p)) for i, p in zip(*soft, strict=True)),
+        previous_teacher=of.previous_teacher if previous is not None else None,
+        previous_label=previous,
+        is_changed=None if previous is None else previous != label,
     )
 
 
-def _conditions(filters: Filters, classes: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    where: list[str] = []
-    parameters: dict[str, Any] = {}
-    if filters.class_name is not None:
-        if filters.class_name not in classes:
-            raise Refused(
-                f"class={filters.class_name[:100]!r} is none of the teacher's {len(classes)} classes "
-                f"({', '.join(classes[:5])}, …)",
-                code="unknown_class",
-            )
-        where.append("label = $label")
-        parameters["label"] = classes.index(filters.class_name)
-    bounds = {
-        "confidence >= $min_confidence": filters.min_confidence,
-        "confidence <= $max_confidence": filters.max_confidence,
-        f"{_MARGIN} >= $min_margin": filters.min_margin,
-        f"{_MARGIN} <= $max_margin": filters.max_margin,
-        "sha256 = $sha256": filters.sha256,
-    }
-    for condition, value in bounds.items():
-        if value is not None:
-            where.append(condition)
-            parameters[condition.rpartition("$")[2]] = value
-    if filters.is_changed is not None:
-        where.append(_IS_CHANGED if filters.is_changed else f"NOT {_IS_CHANGED}")
-    return where, parameters
+def _conditions(filters: Filters, classes: Sequence[str]) -> Callable[[Seen], npt.NDArray[np.bool_]]:
+    """Which rows are asked for. Raises Refused for a class that the teacher does not know."""
+    if filters.class_name is not None and filters.class_name not in classes:
+        raise Refused(
+            f"class={filters.class_name[:100]!r} is none of the teacher's {len(classes)} classes "
+            f"({', '.join(classes[:5])}, …)",
+            code="unknown_class",
+        )
+
+    def keeps(seen: Seen) -> npt.NDArray[np.bool_]:
+        kept = np.ones(len(seen.rows), np.bool_)
+        if filters.class_name is not None:
+            kept &= seen.rows.labels == classes.index(filters.class_name)
+        for column, least, most in (
+            (seen.rows.confidences, filters.min_confidence, filters.max_confidence),
+            (seen.rows.margins, filters.min_margin, filters.max_margin),
+        ):
+            # A float32 is compared as the number that it is
+            if least is not None:
+                kept &= column >= np.float64(least)
+            if most is not None:
+                kept &= column <= np.float64(most)
+        if filters.sha256 is not None:
+            kept &= seen.rows.digests == np.array(bytes.fromhex(filters.sha256), "S32")
+        if filters.is_changed is not None:
+            kept &= seen.changes == (CHANGED if filters.is_changed else SAME)
+        return kept
+
+    return keeps
