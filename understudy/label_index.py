@@ -5,8 +5,9 @@ labels are not here: they are most of a label set, and only those that are shown
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,6 @@ class Rows:
     def part(self, which: Any) -> "Rows":
         """Some of the rows: a slice, a mask or numbers."""
         return Rows(self.digests[which], self.labels[which], self.confidences[which], self.margins[which])
-
-    @classmethod
-    def joined(cls, some: Sequence["Rows"]) -> "Rows":
-        """The rows of one after those of another."""
-        columns = zip(*((one.digests, one.labels, one.confidences, one.margins) for one in some), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
 
 
 NONE = Rows(
@@ -139,3 +134,88 @@ def _by_label_set(table: Any) -> dict[str, Rows]:
     )
     starts = (0, *ends[:-1].tolist())
     return {name: rows.part(order[start:end]) for name, start, end in zip(names, starts, ends.tolist(), strict=True)}
+
+
+# -- looked at together --------------------------------------------------------------------------------
+
+#: What became of an image's label since the teacher before; these numbers put changed ones first.
+NOT_COMPARED, SAME, CHANGED = 0, 2, 4
+#: Its shard was not labeled before, or this image not.
+NOBODY = -1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The rows of some label sets of one teacher, in one row of columns."""
+
+    group: Sequence[Read]
+    labels: npt.NDArray[np.int32]  # (N,)
+    confidences: npt.NDArray[np.float32]  # (N,)
+    margins: npt.NDArray[np.float32]  # (N,)
+    before: npt.NDArray[np.int64] | None  # (N,) what the teacher before said, as this one numbers it; None: not asked
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where each label set's rows end."""
+        return np.cumsum([len(rows) for _, rows, _ in self.group])
+
+    @property
+    def changes(self) -> npt.NDArray[np.int64]:
+        """(N,) ``NOT_COMPARED``, ``SAME`` or ``CHANGED``."""
+        assert self.before is not None, "it was not asked what the teacher before said"
+        return np.select([self.before == NOBODY, self.before == self.labels], [NOT_COMPARED, SAME], CHANGED)
+
+    def sets_of(self, which: npt.NDArray[np.int64]) -> list[Listed]:
+        """The label set of each of these rows."""
+        return [self.group[number][0] for number in np.searchsorted(self.ends, which, side="right").tolist()]
+
+    def digests(self, which: npt.NDArray[np.int64]) -> npt.NDArray[np.bytes_]:
+        """(M,) S32: the sha-256 of these rows. Of many rows only these are put together."""
+        numbers = np.searchsorted(self.ends, which, side="right")
+        found = np.empty(len(which), "S32")
+        for number in np.unique(numbers).tolist():
+            rows = self.group[number][1]
+            here = numbers == number
+            found[here] = rows.digests[which[here] - (self.ends[number] - len(rows))]
+        return found
+
+
+def seen(
+    index: LabelIndex,
+    sets: Sequence[Listed],
+    classes: Sequence[str],
+    earlier: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[Seen]:
+    """All rows of a teacher's label sets, some sets at a time, in bounded memory.
+
+    ``earlier`` are the classes of the teachers before, by their versions; with them it is told what those said.
+    Raises as ``LabelIndex.read``.
+    """
+    places = {name: i for i, name in enumerate(classes)}
+    numbers = {
+        teacher: np.array([places.get(name, len(classes)) for name in names])
+        for teacher, names in (earlier or {}).items()
+    }
+    for group in index.read(sets, compare=earlier is not None):
+        before = [_before(rows, then, numbers.get(one.previous_teacher or "")) for one, rows, then in group]
+        yield Seen(
+            group,
+            np.concatenate([rows.labels for _, rows, _ in group]),
+            np.concatenate([rows.confidences for _, rows, _ in group]),
+            np.concatenate([rows.margins for _, rows, _ in group]),
+            np.concatenate(before) if earlier is not None else None,
+        )
+
+
+def _before(now: Rows, then: Rows | None, numbers: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+    """(N,) what the teacher before said of the same images, in the numbers of now."""
+    if then is None or numbers is None or not len(then):
+        return np.full(len(now), NOBODY)
+    if len(now) == len(then) and np.array_equal(now.digests, then.digests):  # as is usual: one shard, one order
+        return numbers[then.labels]
+    order = np.argsort(then.digests)
+    places = order[np.minimum(np.searchsorted(then.digests, now.digests, sorter=order), len(then) - 1)]
+    return np.where(then.digests[places] == now.digests, numbers[then.labels[places]], NOBODY)

@@ -22,6 +22,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from understudy import cores, label_files
@@ -116,6 +117,34 @@ def batches(store: Store, key: str, columns: Sequence[str]) -> Iterator[pa.Recor
     """Columns of any Parquet file of ours, in order, ``BATCH_ROWS`` at a time. Raises FileNotFoundError."""
     with store.open(key) as file:
         yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(columns))
+
+
+def soft(
+    store: Store, wanted: Mapping[str, Sequence[str]], *, spool: Path | None = None
+) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
+    """The most probable classes of some images and their probabilities: (label set, sha-256) → both.
+
+    ``wanted`` are images by label set; an image that is not there is left out. For a page of them, of which each may
+    be in a label set of its own, it takes half the time of a query. Raises FileNotFoundError and LabelSetRefused.
+    """
+    root = label_files.folder_with(store, list(wanted), cache=_cache(store, spool))
+    found = {}
+    for key, sha256s in wanted.items():
+        try:
+            rows = pq.ParquetFile(root / key).read(["sha256", "top_classes", "top_probabilities"], use_threads=False)
+        except (pa.ArrowException, OSError):
+            _find_damage(root, [key])
+            raise
+        for sha256 in sha256s:
+            if (place := pc.index(rows["sha256"], sha256).as_py()) >= 0:
+                found[key, sha256] = (rows["top_classes"][place].as_py(), rows["top_probabilities"][place].as_py())
+    return found
+
+
+def _cache(store: Store, spool: Path | None) -> Path:
+    """Where label sets of a bucket are on this machine."""
+    folder = spool or Path(tempfile.gettempdir())
+    return folder / f"label-sets-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
 
 
 def query(
@@ -221,7 +250,7 @@ def opened(
     """
     if spool is not None:
         spool.mkdir(parents=True, exist_ok=True)
-    cache = (spool or Path(tempfile.gettempdir())) / f"label-sets-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
+    cache = _cache(store, spool)
     root = store.folder or cache
     keys = {key for some in (*named.values(), more) for key in some}
     settings: dict[str, Any] = {"memory_limit": memory, "threads": threads or cores.available()}

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from understudy import labels, quota, registry, thresholds, tripwires
+from understudy import label_index, labels, quota, registry, thresholds, tripwires
 from understudy.catalog import Catalog, label_sets, shards, versions
 from understudy.catalog.label_sets import Listed
 from understudy.errors import LabelSetRefused, Refused
-from understudy.label_index import LabelIndex, Rows
+from understudy.label_index import CHANGED, NONE, NOT_COMPARED, SAME, LabelIndex, Rows, Seen
 from understudy.label_records import (
     NUM_FACET_BINS,
     ClassFacet,
@@ -49,15 +49,6 @@ R = TypeVar("R")
 MAX_LISTINGS = 3
 #: An estimate counts one image besides those of the holdout: one that is right as often as its teacher says.
 PRIOR_IMAGES = 1.0
-
-#: How a changed label stands among the others when those come first: not compared, the same, another.
-NOT_COMPARED, SAME, CHANGED = 0, 2, 4
-#: An image whose shard the teacher before did not label, or in which it did not see this image.
-NOBODY = -1
-
-_SOFT = """
-SELECT label_set, sha256, top_classes, top_probabilities FROM labels WHERE sha256 IN (SELECT unnest($wanted::VARCHAR[]))
-"""
 
 
 @dataclass(frozen=True)
@@ -112,17 +103,22 @@ class Cursor:
         parts = [self.teacher, self.sort, self.order, self.key, self.sha256]
         return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
+    @property
+    def digest(self) -> bytes:
+        return bytes.fromhex(self.sha256)
+
     @classmethod
     def read(cls, text: str) -> "Cursor":
         """Raises Refused for what no page has given."""
         try:
             teacher, sort, order, key, sha256 = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             cursor = cls(str(teacher), LabelSort(sort), LabelOrder(order), float(key), str(sha256))
+            is_whole = math.isfinite(cursor.key) and len(cursor.digest) == 32
         except (ValueError, TypeError, binascii.Error, RecursionError, OverflowError) as error:
             raise Refused(
                 f"cursor={text[:100]!r} is none of ours; give `next` of the page before", code="bad_cursor"
             ) from error
-        if not math.isfinite(cursor.key):
+        if not is_whole:
             raise Refused(f"cursor={text[:100]!r} is none of ours; give `next` of the page before", code="bad_cursor")
         return cursor
 
@@ -168,48 +164,52 @@ def page(
             code="bad_cursor",
         )
     sets = label_sets.listed(looking.catalog, teacher, bucket=filters.bucket, sha256=filters.sha256)
-    keeps = _conditions(filters, looking.classes(teacher))
+    classes = looking.classes(teacher)
+    keeps = _conditions(filters, classes)
     compare = filters.is_changed is not None or sort == LabelSort.CHANGED
-    sign = -1 if order == LabelOrder.DESC else 1
+    sign = -1 if order == LabelOrder.DESC else 1  # so that the first ones are the smallest
     best: list[tuple[float, bytes, Listed]] = []
-    for seen in _seen(looking, teacher, sets, compare=compare):
-        kept = seen.part(keeps(seen))
-        keys = sign * kept.keys(sort)  # (N,) float64, the first ones smallest
+    for seen in _seen(looking, sets, classes, compare=compare):
+        keys = sign * _keys(seen, sort)  # (N,) float64
+        kept = keeps(seen)
         if after is not None:
-            ahead = _ahead(keys, kept.rows.digests, sign * after.key, bytes.fromhex(after.sha256))
-            kept, keys = kept.part(ahead), keys[ahead]
-        first = _first(keys, kept.rows.digests, limit + 1)
-        found = zip(keys[first].tolist(), kept.rows.digests[first].tolist(), kept.numbers[first].tolist(), strict=True)
-        best += [(key, digest, seen.sets[number]) for key, digest, number in found]
-        best = heapq.nsmallest(limit + 1, best, key=lambda one: one[:2])
-    told = _told(looking, teacher, [(digest.ljust(32, b"\0").hex(), one) for _, digest, one in best[:limit]])
+            kept &= _is_after(keys, seen, sign * after.key, after.digest)
+        first = _first(keys, seen, np.flatnonzero(kept), limit + 1)
+        found = zip(keys[first].tolist(), seen.digests(first).tolist(), seen.sets_of(first), strict=True)
+        best = heapq.nsmallest(limit + 1, [*best, *found], key=lambda one: one[:2])
+    told = _told(looking, [(digest.ljust(32, b"\0").hex(), one) for _, digest, one in best[:limit]], classes)
     if len(best) <= limit:
         return told, None
     return told, str(Cursor(teacher, sort, order, sign * best[limit - 1][0], told[-1].sha256))
 
 
-def _ahead(
-    keys: npt.NDArray[np.float64], digests: npt.NDArray[np.bytes_], key: float, digest: bytes
-) -> npt.NDArray[np.bool_]:
-    """Which rows come after a cursor."""
+def _keys(seen: Seen, sort: LabelSort) -> npt.NDArray[np.float64]:
+    """(N,) what the rows are put in order by. Of changes: within each kind by confidence, which is at most 1."""
+    if sort == LabelSort.MARGIN:
+        return seen.margins.astype(np.float64)
+    confidences = seen.confidences.astype(np.float64)
+    return confidences if sort == LabelSort.CONFIDENCE else confidences + seen.changes
+
+
+def _is_after(keys: npt.NDArray[np.float64], seen: Seen, key: float, digest: bytes) -> npt.NDArray[np.bool_]:
+    """(N,) which rows come after a cursor."""
     ahead = keys > key
-    (equal,) = np.nonzero(keys == key)
-    ahead[equal] = digests[equal] > np.array(digest, "S32")
+    equal = np.flatnonzero(keys == key)
+    ahead[equal] = seen.digests(equal) > np.array(digest, "S32")
     return ahead
 
 
-def _first(keys: npt.NDArray[np.float64], digests: npt.NDArray[np.bytes_], num: int) -> npt.NDArray[np.intp]:
-    """The numbers of the first rows in order: by key, equal ones by their sha-256."""
-    some = np.arange(len(keys))
-    if len(keys) > num:
-        last = np.partition(keys, num - 1)[num - 1]
-        (before,), (equal,) = np.nonzero(keys < last), np.nonzero(keys == last)
+def _first(keys: npt.NDArray[np.float64], seen: Seen, some: npt.NDArray[np.int64], num: int) -> npt.NDArray[np.int64]:
+    """Of some rows the numbers of the first: by key, equal ones by their sha-256."""
+    if len(some) > num:
+        last = np.partition(keys[some], num - 1)[num - 1]
+        before, equal = some[keys[some] < last], some[keys[some] == last]
         num_equal = num - len(before)
-        if len(equal) > num_equal:  # of very many equal ones, by the first eight bytes before all are put in order
-            starts = digests[equal].view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+        if len(equal) > num_equal:  # of very many equal ones, only those whose first eight bytes are small enough
+            starts = seen.digests(equal).view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
             equal = equal[starts <= np.partition(starts, num_equal - 1)[num_equal - 1]]
-        some = np.concatenate([before, equal])
-    return some[np.lexsort((digests[some], keys[some]))][:num]
+        some = np.sort(np.concatenate([before, equal]))
+    return some[np.lexsort((seen.digests(some), keys[some]))][:num]
 
 
 @_listing_anew
@@ -219,7 +219,7 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     told = []
     for teacher in label_sets.teachers(looking.catalog):
         sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
-        told += _told(looking, teacher, [(sha256, one) for one in sets])
+        told += _told(looking, [(sha256, one) for one in sets], looking.classes(teacher))
     return told
 
 
@@ -234,13 +234,13 @@ def facets(
     counts = np.zeros((len(classes), NUM_FACET_BINS), np.int64)
     changed = np.zeros(len(classes), np.int64)
     num_compared = 0
-    for seen in _seen(looking, known, sets, compare=with_changed):
-        bins = np.minimum((seen.rows.confidences * np.float32(NUM_FACET_BINS)).astype(np.int64), NUM_FACET_BINS - 1)
-        cells = seen.rows.labels * NUM_FACET_BINS + bins
+    for seen in _seen(looking, sets, classes, compare=with_changed):
+        bins = np.minimum((seen.confidences * np.float32(NUM_FACET_BINS)).astype(np.int64), NUM_FACET_BINS - 1)
+        cells = seen.labels * NUM_FACET_BINS + bins
         counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
         if with_changed:
             changes = seen.changes
-            changed += np.bincount(seen.rows.labels[changes == CHANGED], minlength=len(classes))
+            changed += np.bincount(seen.labels[changes == CHANGED], minlength=len(classes))
             num_compared += int(np.count_nonzero(changes != NOT_COMPARED))
     by_class = tuple(
         ClassFacet(
@@ -283,8 +283,8 @@ def agreement(
         return None
     some = sets[:: max(1, math.ceil(sum(one.num_rows for one in sets) / max_compared))]
     num_compared = num_same = 0
-    for seen in _seen(looking, teacher, some, compare=True):
-        changes = seen.changes[seen.rows.confidences.astype(np.float64) >= threshold]
+    for seen in _seen(looking, some, looking.classes(teacher), compare=True):
+        changes = seen.changes[seen.confidences.astype(np.float64) >= threshold]
         num_compared += int(np.count_nonzero(changes != NOT_COMPARED))
         num_same += int(np.count_nonzero(changes == SAME))
     return Agreement(max(one.previous_teacher or "" for one in some), num_compared, num_same)
@@ -394,92 +394,34 @@ def _expected_right(confidence: float, reliability: Sequence[ReliabilityBin]) ->
     return confidence
 
 
-# -- rows as they are looked at --------------------------------------------------------------------
+def _seen(looking: Looking, sets: Sequence[Listed], classes: Sequence[str], *, compare: bool = False) -> Iterator[Seen]:
+    """All rows of these label sets, some sets at a time; with ``compare``, what the teacher before said too."""
+    return label_index.seen(looking.index, sets, classes, _earlier(looking, sets) if compare else None)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Rows of some label sets of one teacher."""
-
-    sets: Sequence[Listed]
-    numbers: npt.NDArray[np.int64]  # (N,) which of the sets a row is of
-    rows: Rows
-    before: npt.NDArray[np.int64] | None  # (N,) what the teacher before said, as this one numbers it; None: not asked
-
-    def part(self, which: npt.NDArray[Any]) -> "Seen":
-        """Some of the rows."""
-        before = self.before[which] if self.before is not None else None
-        return Seen(self.sets, self.numbers[which], self.rows.part(which), before)
-
-    @property
-    def changes(self) -> npt.NDArray[np.int64]:
-        """(N,) ``NOT_COMPARED``, ``SAME`` or ``CHANGED``."""
-        assert self.before is not None, "it was not asked what the teacher before said"
-        return np.select([self.before == NOBODY, self.before == self.rows.labels], [NOT_COMPARED, SAME], CHANGED)
-
-    def keys(self, sort: LabelSort) -> npt.NDArray[np.float64]:
-        """(N,) what the rows are put in order by. Of changes: within each kind by confidence, which is at most 1."""
-        if sort == LabelSort.MARGIN:
-            return self.rows.margins.astype(np.float64)
-        confidences = self.rows.confidences.astype(np.float64)
-        return confidences if sort == LabelSort.CONFIDENCE else confidences + self.changes
+def _earlier(looking: Looking, sets: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
+    """The teachers who labeled the same shards before, and their classes, which they may number differently."""
+    return {teacher: looking.classes(teacher) for teacher in {one.previous_teacher for one in sets} if teacher}
 
 
-def _seen(looking: Looking, teacher: str, sets: Sequence[Listed], *, compare: bool) -> Iterator[Seen]:
-    """All rows of these label sets, some sets at a time."""
-    classes = looking.classes(teacher)
-    before = {
-        one.previous_teacher: looking.classes(one.previous_teacher) for one in sets if one.previous_teacher and compare
-    }
-    numbers = {
-        earlier: np.array([classes.index(name) if name in classes else len(classes) for name in names])
-        for earlier, names in before.items()
-    }
-    for group in looking.index.read(sets, compare=compare):
-        every = [rows for _, rows, _ in group]
-        earlier = [
-            _labels_before(rows, then, numbers[one.previous_teacher]) if then is not None else np.full(len(rows), NOBODY)
-            for one, rows, then in group
-        ]  # fmt: skip
-        yield Seen(
-            [one for one, _, _ in group],
-            np.repeat(np.arange(len(group)), [len(rows) for rows in every]),
-            Rows.joined(every),
-            np.concatenate(earlier) if compare else None,
-        )
-
-
-def _labels_before(now: Rows, then: Rows, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(N,) what the teacher before said of the same images, in the numbers of now."""
-    if len(now) == len(then) and np.array_equal(now.digests, then.digests):  # as is usual: one shard, one order
-        return numbers[then.labels]
-    order = np.argsort(then.digests)
-    places = np.minimum(np.searchsorted(then.digests, now.digests, sorter=order), max(0, len(then) - 1))
-    if not len(then):
-        return np.full(len(now), NOBODY)
-    same = order[places]
-    return np.where(then.digests[same] == now.digests, numbers[then.labels[same]], NOBODY)
-
-
-def _told(looking: Looking, teacher: str, chosen: Sequence[tuple[str, Listed]]) -> list[PseudoLabel]:
+def _told(looking: Looking, chosen: Sequence[tuple[str, Listed]], classes: Sequence[str]) -> list[PseudoLabel]:
     """All that is told of some images, each with the label set in which it is, in their order."""
     sets = list({one.key: one for _, one in chosen}.values())
-    soft = labels.query(
-        looking.store, [one.key for one in sets], _SOFT, {"wanted": [sha256 for sha256, _ in chosen]},
-        spool=looking.spool, threads=looking.threads,
-    ).to_pylist() if sets else []  # fmt: skip
-    by_image = {(row["label_set"], row["sha256"]): (row["top_classes"], row["top_probabilities"]) for row in soft}
+    wanted: dict[str, list[str]] = {}
+    for sha256, one in chosen:
+        wanted.setdefault(one.key, []).append(sha256)
+    soft = labels.soft(looking.store, wanted, spool=looking.spool)
     known = {one.key: (now, then) for group in looking.index.read(sets, compare=True) for one, now, then in group}
-    classes = looking.classes(teacher)
-    earlier = {one.previous_teacher: looking.classes(one.previous_teacher) for one in sets if one.previous_teacher}
+    earlier = _earlier(looking, sets)
     told = []
     for sha256, one in chosen:
-        if (of_image := by_image.get((one.key, sha256))) is None:
-            continue  # what could not be decoded is in its shard, and has no label
         now, then = known[one.key]
-        before = _row_of(sha256, then) if then is not None else None
-        previous = earlier[one.previous_teacher][before.labels[0]] if before else None
-        told.append(_pseudo_label(sha256, one, _row_of(sha256, now), classes, of_image, previous))
+        row = _row_of(sha256, now)
+        if not len(row):  # what could not be decoded is in its shard, and has no label
+            continue
+        before = _row_of(sha256, then) if then is not None else NONE
+        previous = earlier[one.previous_teacher or ""][before.labels[0]] if len(before) else None
+        told.append(_pseudo_label(sha256, one, row, classes, soft[one.key, sha256], previous))
     return told
 
 
@@ -521,12 +463,12 @@ def _conditions(filters: Filters, classes: Sequence[str]) -> Callable[[Seen], np
         )
 
     def keeps(seen: Seen) -> npt.NDArray[np.bool_]:
-        kept = np.ones(len(seen.rows), np.bool_)
+        kept = np.ones(len(seen), np.bool_)
         if filters.class_name is not None:
-            kept &= seen.rows.labels == classes.index(filters.class_name)
+            kept &= seen.labels == classes.index(filters.class_name)
         for column, least, most in (
-            (seen.rows.confidences, filters.min_confidence, filters.max_confidence),
-            (seen.rows.margins, filters.min_margin, filters.max_margin),
+            (seen.confidences, filters.min_confidence, filters.max_confidence),
+            (seen.margins, filters.min_margin, filters.max_margin),
         ):
             # A float32 is compared as the number that it is
             if least is not None:
@@ -534,7 +476,7 @@ def _conditions(filters: Filters, classes: Sequence[str]) -> Callable[[Seen], np
             if most is not None:
                 kept &= column <= np.float64(most)
         if filters.sha256 is not None:
-            kept &= seen.rows.digests == np.array(bytes.fromhex(filters.sha256), "S32")
+            kept &= seen.digests(np.arange(len(seen))) == np.array(bytes.fromhex(filters.sha256), "S32")
         if filters.is_changed is not None:
             kept &= seen.changes == (CHANGED if filters.is_changed else SAME)
         return kept
