@@ -10,6 +10,7 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from understudy import label_index, labels, quota, registry, thresholds, tripwires
 from understudy.catalog import Catalog, label_sets, shards, versions
 from understudy.catalog.label_sets import Listed
-from understudy.errors import LabelSetRefused, Refused
+from understudy.errors import LabelSetRefused, Refused, UnderstudyError
 from understudy.label_index import CHANGED, NONE, NOT_COMPARED, SAME, LabelIndex, Rows, Seen
 from understudy.label_records import (
     NUM_FACET_BINS,
@@ -35,7 +36,6 @@ from understudy.label_records import (
     PseudoLabel,
     SelectionPreview,
 )
-from understudy.labels import Session
 from understudy.quota import Bins
 from understudy.records import ModelCard, ReliabilityBin
 from understudy.store import Store
@@ -140,6 +140,16 @@ def _listing_anew(look: Callable[P, R]) -> Callable[P, R]:
         raise AssertionError("the last listing answers or raises")
 
     return looked
+
+
+def prepare(looking: Looking) -> None:
+    """Read what the champion's pages and counts are found by, so that the first of them need not wait for it.
+
+    Without a champion it is nothing; whatever cannot be read is told to the one who asks for it.
+    """
+    with suppress(UnderstudyError, FileNotFoundError):
+        for _ in looking.index.read(label_sets.listed(looking.catalog, looking.teacher(None))):
+            pass
 
 
 @_listing_anew
@@ -296,29 +306,25 @@ def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     teacher = looking.teacher(asked.teacher)
     card = versions.get(looking.catalog, teacher).card
     human = label_sets.labeled_later(looking.catalog)
-    condition = "confidence >= $threshold" + (" AND sha256 NOT IN (SELECT sha256 FROM human_labeled)" if human else "")
-    keys = [one.key for one in label_sets.listed(looking.catalog, teacher)]
+    sets = label_sets.listed(looking.catalog, teacher)
     answers = thresholds.answers_of(looking.store, card.generation) if asked.thresholds == "precision" else Answers()
-    tables = {"human_labeled": labels.table({"sha256": human}, sha256="string")}
-    with labels.opened(
-        looking.store, {"labels": keys}, spool=looking.spool, threads=looking.threads, tables=tables
-    ) as session:
 
-        def num_confident() -> dict[int, int]:
-            confident = _binned(session, "labels", condition, asked.threshold)
-            return {label: sum(some.values()) for label, some in confident.items()}
+    def num_confident() -> dict[int, int]:
+        confident = _binned(
+            looking, sets, card.classes, dict.fromkeys(range(len(card.classes)), asked.threshold), human
+        )
+        return {label: sum(some.values()) for label, some in confident.items()}
 
-        least = thresholds.of_classes(asked, len(card.classes), answers, num_confident)
-        source, lowest = thresholds.source(session, least, len(card.classes))
-        bins = _binned(session, source, condition, lowest)
-        num_labels = session.ask("SELECT count(*) AS num FROM labels").to_pylist()[0]["num"]
+    least = thresholds.of_classes(asked, len(card.classes), answers, num_confident)
+    bins = _binned(looking, sets, card.classes, least, human)
+    num_labels = sum(one.num_rows for one in sets)
     told = _previewed(looking, asked, card, least, bins)
     figures = tripwires.measured(
         num_candidates=told.num_candidates,
         num_labels=num_labels,
         candidates={name: one.available for name, one in told.per_class.items()},
         labeled=shards.class_counts(looking.catalog, "labeled"),
-        agreement=agreement(looking, teacher, keys, asked.threshold),
+        agreement=agreement(looking, teacher, [one.key for one in sets], asked.threshold),
     )
     return told.model_copy(
         update={
@@ -329,15 +335,27 @@ def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     )
 
 
-def _binned(session: Session, source: str, condition: str, threshold: float) -> dict[int, dict[int, int]]:
-    """By class, the labels in each bin of confidence."""
-    rows = session.ask(
-        f"SELECT label, {quota.BIN_SQL} AS bin, count(*) AS num FROM {source} WHERE {condition} GROUP BY ALL",
-        {"threshold": threshold},
-    ).to_pylist()
+def _binned(
+    looking: Looking,
+    sets: Sequence[Listed],
+    classes: Sequence[str],
+    least: Mapping[int, float],
+    human: Sequence[str],
+) -> dict[int, dict[int, int]]:
+    """By class, the labels over its threshold in each bin of confidence, but for images that a human has labeled."""
+    lowest = np.full(len(classes), np.inf)
+    lowest[list(least)] = list(least.values())
+    labeled = np.array([bytes.fromhex(sha256) for sha256 in human], "S32")
     bins: dict[int, dict[int, int]] = {}
-    for row in rows:
-        bins.setdefault(row["label"], {})[row["bin"]] = row["num"]
+    for seen in _seen(looking, sets, classes):
+        some = np.flatnonzero(seen.confidences.astype(np.float64) >= lowest[seen.labels])
+        if human:
+            some = some[~np.isin(seen.digests(some), labeled)]
+        cells = seen.labels[some] * np.int64(quota.NUM_BINS) + quota.bins_of(seen.confidences[some])
+        numbers, counts = np.unique(cells, return_counts=True)
+        for number, num in zip(numbers.tolist(), counts.tolist(), strict=True):
+            of_class = bins.setdefault(number // quota.NUM_BINS, {})
+            of_class[number % quota.NUM_BINS] = of_class.get(number % quota.NUM_BINS, 0) + num
     return bins
 
 
