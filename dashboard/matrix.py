@@ -1,15 +1,14 @@
 """A matrix of counts, class by confidence, as a picture whose cells are links."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from understudy.label_records import NUM_FACET_BINS, ClassFacet
 
-#: Of the picture, in its own units: the names, a cell, the numbers, the head.
-NAMES, CELL, NUMBERS, HEAD, ROW = 104, 15, 116, 26, 20
-WIDTH = NAMES + NUM_FACET_BINS * CELL + NUMBERS
+#: Of the picture, in its own units: a letter of a name, a cell, the numbers, the head, a row.
+LETTER, CELL, NUMBERS, HEAD, ROW = 7.2, 15, 98, 24, 20
 #: A longer name is cut; it stands whole in what is shown over it.
 MAX_NAME = 15
 
@@ -23,21 +22,40 @@ class Links:
     threshold: Callable[[float], str]
 
 
-def drawn(rows: Sequence[ClassFacet], threshold: float, kept: dict[str, int] | None, links: Links, chosen: str) -> str:
+@dataclass(frozen=True)
+class Sheet:
+    """What all rows of a picture have in common."""
+
+    left: float  #: where the cells begin
+    most: int  #: images in the fullest cell
+    threshold: float
+    kept: Mapping[str, int] | None
+    links: Links
+    chosen: str
+
+    @property
+    def right(self) -> float:
+        return self.left + NUM_FACET_BINS * CELL + NUMBERS
+
+
+def drawn(
+    rows: Sequence[ClassFacet], threshold: float, kept: Mapping[str, int] | None, links: Links, chosen: str
+) -> str:
     """The matrix as SVG: darker is more, by the logarithm; what is left of the threshold is faint.
 
     ``kept`` are the images that a selection keeps of each class; None: not known yet. ``chosen`` is a class that stands out.
     """
     most = max((number for row in rows for number in row.by_confidence), default=0)
+    longest = max((len(row.label) for row in rows), default=0)
+    sheet = Sheet(12 + LETTER * max(3, min(longest, MAX_NAME)), most, threshold, kept, links, chosen)
     height = HEAD + len(rows) * ROW + 6
-    parts = [_axis(links)]
-    for i, row in enumerate(rows):
-        parts.append(_row(row, HEAD + i * ROW, most, threshold, kept, links, is_chosen=row.label == chosen))
-    x = NAMES + threshold * NUM_FACET_BINS * CELL
+    parts = [_axis(sheet), *(_row(sheet, row, HEAD + i * ROW) for i, row in enumerate(rows))]
+    x = sheet.left + threshold * NUM_FACET_BINS * CELL
     parts.append(f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="{HEAD - 6}" y2="{height}"/>')
     said = f"Images by class and confidence, {len(rows)} classes; the threshold is {threshold:g}"
     return (
-        f'<svg class="us-matrix" viewBox="0 0 {WIDTH} {height}" role="group" aria-label="{said}">{"".join(parts)}</svg>'
+        f'<svg class="us-matrix" viewBox="0 0 {sheet.right + 2:.0f} {height}" role="group" aria-label="{said}">'
+        f"{''.join(parts)}</svg>"
     )
 
 
@@ -46,48 +64,44 @@ def shade(number: int, most: int) -> float:
     return 0.0 if not number else 0.14 + 0.86 * math.log1p(number) / math.log1p(most)
 
 
-def _axis(links: Links) -> str:
+def _axis(sheet: Sheet) -> str:
     """Confidence along the top; each of its steps sets the threshold."""
     parts = []
     for i in range(NUM_FACET_BINS):
-        at, x = i / NUM_FACET_BINS, NAMES + i * CELL
+        at, x = i / NUM_FACET_BINS, sheet.left + i * CELL
         words = f'<text class="tick" x="{x}" y="11" text-anchor="middle">{at:g}</text>' if i % 4 == 0 else ""
         parts.append(
-            f'<a href="{escape(links.threshold(at))}" tabindex="-1"><title>Threshold {at:g}</title>'
+            f'<a href="{escape(sheet.links.threshold(at))}" tabindex="-1"><title>Threshold {at:g}</title>'
             f'<rect class="stop" x="{x - CELL / 2}" y="0" width="{CELL}" height="{HEAD - 4}"/>{words}'
             f'<path class="mark" d="M{x} {HEAD - 8} v4"/></a>'
         )
-    end, right = NAMES + NUM_FACET_BINS * CELL, WIDTH - 2
+    end = sheet.left + NUM_FACET_BINS * CELL
     parts.append(f'<text class="tick" x="{end}" y="11" text-anchor="middle">1</text>')
-    parts.append(f'<text class="tick" x="{right - 56}" y="11" text-anchor="end">images</text>')
-    parts.append(f'<text class="tick" x="{right}" y="11" text-anchor="end">kept</text>')
+    parts.append(f'<text class="tick" x="{sheet.right - 46}" y="11" text-anchor="end">images</text>')
+    parts.append(f'<text class="tick" x="{sheet.right}" y="11" text-anchor="end">kept</text>')
     return "".join(parts)
 
 
-def _row(
-    row: ClassFacet, y: int, most: int, threshold: float, kept: dict[str, int] | None, links: Links, *, is_chosen: bool
-) -> str:
+def _row(sheet: Sheet, row: ClassFacet, y: int) -> str:
     name = row.label if len(row.label) <= MAX_NAME else f"{row.label[: MAX_NAME - 1]}…"
-    middle, right = y + ROW / 2 + 4, WIDTH - 2
-    cells = "".join(
-        _cell(row, i, number, y, most, threshold, links) for i, number in enumerate(row.by_confidence) if number
-    )
-    taken = f"{kept.get(row.label, 0):,}" if kept is not None else "…"
+    middle, here = y + ROW / 2 + 4, ' aria-current="true"' if row.label == sheet.chosen else ""
+    cells = "".join(_cell(sheet, row, i, number, y) for i, number in enumerate(row.by_confidence) if number)
+    taken = f"{sheet.kept.get(row.label, 0):,}" if sheet.kept is not None else "…"
     return (
-        f'<a href="{escape(links.row(row.label))}"{" aria-current=true" if is_chosen else ""}><title>{escape(row.label)}'
-        f'</title><text class="name" x="{NAMES - 8}" y="{middle}" text-anchor="end">{escape(name)}</text></a>'
-        f'<rect class="lane" x="{NAMES}" y="{y + 1}" width="{NUM_FACET_BINS * CELL}" height="{ROW - 2}"/>{cells}'
-        f'<text class="count" x="{right - 56}" y="{middle}" text-anchor="end">{row.num_images:,}</text>'
-        f'<text class="count" x="{right}" y="{middle}" text-anchor="end">{taken}</text>'
+        f'<a href="{escape(sheet.links.row(row.label))}"{here}><title>{escape(row.label)}</title>'
+        f'<text class="name" x="{sheet.left - 8}" y="{middle}" text-anchor="end">{escape(name)}</text></a>'
+        f'<rect class="lane" x="{sheet.left}" y="{y + 1}" width="{NUM_FACET_BINS * CELL}" height="{ROW - 2}"/>{cells}'
+        f'<text class="count" x="{sheet.right - 46}" y="{middle}" text-anchor="end">{row.num_images:,}</text>'
+        f'<text class="count" x="{sheet.right}" y="{middle}" text-anchor="end">{taken}</text>'
     )
 
 
-def _cell(row: ClassFacet, i: int, number: int, y: int, most: int, threshold: float, links: Links) -> str:
+def _cell(sheet: Sheet, row: ClassFacet, i: int, number: int, y: int) -> str:
     low, high = i / NUM_FACET_BINS, (i + 1) / NUM_FACET_BINS
-    faint = " faint" if high <= threshold + 1e-9 else ""
-    said = f"{row.label}, {low:.2f} to {high:.2f}: {number:,} image{'' if number == 1 else 's'}"
+    faint = " faint" if high <= sheet.threshold + 1e-9 else ""
+    said = escape(f"{row.label}, {low:.2f} to {high:.2f}: {number:,} image{'' if number == 1 else 's'}")
     return (
-        f'<a href="{escape(links.cell(row.label, i))}" tabindex="-1" aria-label="{escape(said)}"><title>{escape(said)}</title>'
-        f'<rect class="cell{faint}" x="{NAMES + i * CELL + 0.5}" y="{y + 1}" width="{CELL - 1}" height="{ROW - 2}" '
-        f'fill-opacity="{shade(number, most):.2f}"/></a>'
+        f'<a href="{escape(sheet.links.cell(row.label, i))}" tabindex="-1" aria-label="{said}"><title>{said}</title>'
+        f'<rect class="cell{faint}" x="{sheet.left + i * CELL + 0.5}" y="{y + 1}" width="{CELL - 1}" '
+        f'height="{ROW - 2}" fill-opacity="{shade(number, sheet.most):.2f}"/></a>'
     )

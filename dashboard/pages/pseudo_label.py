@@ -6,8 +6,9 @@ from dashboard import charts, frame, words
 from dashboard.frame import Page, View
 from understudy.label_records import PseudoLabel
 
-#: Classes in the plot: those that any teacher thought most of.
+#: Classes in the plot: those that any teacher thought most of, and none that all thought nothing of.
 MAX_CLASSES = 10
+MIN_PROBABILITY = 0.01
 #: Pixels of the image's longer side.
 SIZE = 640
 
@@ -65,12 +66,13 @@ def _said(told: Sequence[PseudoLabel]) -> None:
 
 
 def classes(told: Sequence[PseudoLabel]) -> list[str]:
-    """The classes that any teacher thought most of, the likeliest first by the newest who names it."""
+    """The classes that any teacher thought most of, the likeliest first."""
     likely: dict[str, float] = {}
     for each in told:
         for one in each.classes:
             likely[one.label] = max(likely.get(one.label, 0.0), one.probability)
-    return sorted(likely, key=lambda name: -likely[name])[:MAX_CLASSES]
+    some = [name for name in likely if likely[name] >= MIN_PROBABILITY]
+    return sorted(some, key=lambda name: -likely[name])[:MAX_CLASSES]
 
 
 def plot(told: Sequence[PseudoLabel], names: Sequence[str]) -> charts.Options:

@@ -87,10 +87,10 @@ def _filters(view: View, buckets: Sequence[BucketSummary]) -> None:
         with _field("Class"):
             frame.element("input", name="class", value=asked.get("class", ""), list="us-classes", autocomplete="off")
         _choice("Bucket", "bucket", [("", "all"), *((each.name, each.name) for each in buckets)], asked)
+        _choice("Order", "sort", [(name, said) for name, (said, _, _) in SORTS.items()], asked)
         _bounds("Confidence", "confidence", asked)
         _bounds("Margin", "margin", asked)
-        _choice("Since the last teacher", "changed", [("", "all"), ("true", "changed"), ("false", "the same")], asked)
-        _choice("Order", "sort", [(name, said) for name, (said, _, _) in SORTS.items()], asked)
+        _choice("Last teacher", "changed", [("", "any"), ("true", "said another"), ("false", "said the same")], asked)
         with frame.element("button", "us-button", type="submit"):
             frame.text("Show")
         if any(asked.get(name) for name in FILTERS[1:]):
@@ -114,7 +114,7 @@ def _choice(label: str, name: str, choices: Sequence[tuple[str, str]], asked: Ma
 
 def _bounds(label: str, name: str, asked: Mapping[str, str]) -> None:
     with _field(label), frame.element("span", "us-bounds"):
-        for end, said in (("min", "at least"), ("max", "at most")):
+        for end, said in (("min", "from"), ("max", "to")):
             frame.element(
                 "input", type="number", step="any", min=0, max=1, name=f"{end}_{name}", placeholder=said,
                 value=asked.get(f"{end}_{name}", ""), aria_label=f"{label} {said}",
@@ -217,12 +217,13 @@ def _teachers(view: View, facets: LabelFacets) -> None:
 
 def _cut(view: View, facets: LabelFacets, preview: SelectionPreview | None) -> None:
     """The threshold, and what it keeps and drops."""
-    over = preview.num_candidates if preview else None
     with frame.element("div", "us-figures"):
-        frame.figure(words.count(over), "over the threshold")
-        frame.figure(words.count(facets.num_images - over if over is not None else None), "dropped")
-        frame.figure(words.count(preview.num_kept if preview else None), "kept after balance")
-        frame.figure(words.percent(preview.precision if preview else None), "of these expected right")
+        frame.figure(words.count(preview.num_candidates if preview else None), "over the line")
+        frame.figure(words.count(num_dropped(facets, preview) if preview else None), "dropped")
+        frame.figure(words.count(preview.num_kept if preview else None), "kept, balanced")
+        frame.figure(words.percent(preview.precision if preview else None), "expected right")
+    if view.query.get("bucket"):
+        frame.text("These figures are of all buckets, since a selection takes from all.", "us-soft", "p")
     with frame.element("form", "us-row us-threshold", action=view.path, method="get"):
         for name, value in view.query.items():
             if name != "threshold":
@@ -234,6 +235,13 @@ def _cut(view: View, facets: LabelFacets, preview: SelectionPreview | None) -> N
             frame.text("Draw")
     for sentence in preview.collapses if preview else ():
         frame.text(sentence, "us-problem", "p")
+
+
+def num_dropped(facets: LabelFacets, preview: SelectionPreview) -> int:
+    """Images that are not over their threshold, or that a human has labeled, in all buckets."""
+    share = preview.tripwires.kept_share if preview.tripwires else 0.0
+    every = round(preview.num_candidates / share) if share else facets.by_teacher.get(facets.teacher, 0)
+    return every - preview.num_candidates
 
 
 def _matrix(view: View, facets: LabelFacets, preview: SelectionPreview | None) -> None:
@@ -258,7 +266,11 @@ def _matrix(view: View, facets: LabelFacets, preview: SelectionPreview | None) -
             frame.link("Classes after", view.link(**{"from": first + ROWS}))
         if len(rows) > ROWS:
             frame.text(f"{first + 1}–{min(first + ROWS, len(rows))} of {words.plural(len(rows), 'class', 'classes')}")
-    kept = {name: one.kept for name, one in preview.per_class.items()} if preview else None
+    kept = (
+        {name: one.kept for name, one in preview.per_class.items()}
+        if preview and not view.query.get("bucket")
+        else None
+    )
     links = matrix.Links(
         cell=lambda name, i: _afresh(
             view, **{"class": name, "min_confidence": i / NUM_FACET_BINS, "max_confidence": (i + 1) / NUM_FACET_BINS}
