@@ -200,13 +200,15 @@ def seen(
         for teacher, names in (earlier or {}).items()
     }
     for group in index.read(sets, compare=earlier is not None):
-        before = [_before(rows, then, numbers.get(one.previous_teacher or "")) for one, rows, then in group]
+        before = None
+        if earlier is not None:
+            before = [_before(rows, then, numbers.get(one.previous_teacher or "")) for one, rows, then in group]
         yield Seen(
             group,
             np.concatenate([rows.labels for _, rows, _ in group]),
             np.concatenate([rows.confidences for _, rows, _ in group]),
             np.concatenate([rows.margins for _, rows, _ in group]),
-            np.concatenate(before) if earlier is not None else None,
+            np.concatenate(before) if before is not None else None,
         )
 
 

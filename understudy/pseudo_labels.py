@@ -184,6 +184,8 @@ def page(
         kept = keeps(seen)
         if after is not None:
             kept &= _is_after(keys, seen, sign * after.key, after.digest)
+        if len(best) > limit:
+            kept &= keys <= best[-1][0]
         first = _first(keys, seen, np.flatnonzero(kept), limit + 1)
         found = zip(keys[first].tolist(), seen.digests(first).tolist(), seen.sets_of(first), strict=True)
         best = heapq.nsmallest(limit + 1, [*best, *found], key=lambda one: one[:2])
@@ -212,8 +214,9 @@ def _is_after(keys: npt.NDArray[np.float64], seen: Seen, key: float, digest: byt
 def _first(keys: npt.NDArray[np.float64], seen: Seen, some: npt.NDArray[np.int64], num: int) -> npt.NDArray[np.int64]:
     """Of some rows the numbers of the first: by key, equal ones by their sha-256."""
     if len(some) > num:
-        last = np.partition(keys[some], num - 1)[num - 1]
-        before, equal = some[keys[some] < last], some[keys[some] == last]
+        of_these = keys[some]
+        last = np.partition(of_these, num - 1)[num - 1]
+        before, equal = some[of_these < last], some[of_these == last]
         num_equal = num - len(before)
         if len(equal) > num_equal:  # of very many equal ones, only those whose first eight bytes are small enough
             starts = seen.digests(equal).view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
