@@ -172,14 +172,18 @@ def _afresh(view: View, **changed: object) -> str:
 async def _count(view: View, place: ui.element) -> None:
     """Draw the matrix when its counts are there, and what a selection keeps when that is known."""
     teacher, bucket = view.query.get("teacher") or None, view.query.get("bucket") or None
-    preview: SelectionPreview | None = None
     try:
         facets = await view.ask(lambda client: client.label_facets(teacher=teacher, bucket=bucket))
-        _redraw(view, place, facets, None)
-        asked = PreviewRequest(threshold=threshold(view), teacher=facets.teacher)
-        preview = await view.ask(lambda client: client.preview(asked))
     except UnderstudyError as error:
         place.clear()
+        with place:
+            frame.problem(error)
+        return
+    _redraw(view, place, facets, None)
+    asked = PreviewRequest(threshold=threshold(view), teacher=facets.teacher)
+    try:
+        preview = await view.ask(lambda client: client.preview(asked))
+    except UnderstudyError as error:  # as for who may look and no more
         with place:
             frame.problem(error)
         return
