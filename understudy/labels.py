@@ -12,6 +12,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -120,7 +121,7 @@ def batches(store: Store, key: str, columns: Sequence[str]) -> Iterator[pa.Recor
 
 
 def soft(
-    store: Store, wanted: Mapping[str, Sequence[str]], *, spool: Path | None = None
+    store: Store, wanted: Mapping[str, Sequence[str]], *, spool: Path | None = None, threads: int | None = None
 ) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
     """The most probable classes of some images and their probabilities: (label set, sha-256) → both.
 
@@ -128,17 +129,25 @@ def soft(
     be in a label set of its own, it takes half the time of a query. Raises FileNotFoundError and LabelSetRefused.
     """
     root = label_files.folder_with(store, list(wanted), cache=_cache(store, spool))
-    found = {}
-    for key, sha256s in wanted.items():
-        try:
-            rows = pq.ParquetFile(root / key).read(["sha256", "top_classes", "top_probabilities"], use_threads=False)
-        except (pa.ArrowException, OSError):
-            _find_damage(root, [key])
-            raise
-        for sha256 in sha256s:
-            if (place := pc.index(rows["sha256"], sha256).as_py()) >= 0:
-                found[key, sha256] = (rows["top_classes"][place].as_py(), rows["top_probabilities"][place].as_py())
+    found: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
+    with ThreadPoolExecutor(threads or cores.available(), thread_name_prefix="soft") as pool:
+        for some in pool.map(lambda one: _soft(root, *one), wanted.items()):
+            found |= some
     return found
+
+
+def _soft(root: Path, key: str, sha256s: Sequence[str]) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
+    try:
+        rows = pq.ParquetFile(root / key).read(["sha256", "top_classes", "top_probabilities"], use_threads=False)
+    except (pa.ArrowException, OSError):
+        _find_damage(root, [key])
+        raise
+    places = {sha256: pc.index(rows["sha256"], sha256).as_py() for sha256 in sha256s}
+    return {
+        (key, sha256): (rows["top_classes"][place].as_py(), rows["top_probabilities"][place].as_py())
+        for sha256, place in places.items()
+        if place >= 0
+    }
 
 
 def _cache(store: Store, spool: Path | None) -> Path:

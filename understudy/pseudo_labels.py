@@ -431,7 +431,7 @@ def _told(looking: Looking, chosen: Sequence[tuple[str, Listed]], classes: Seque
     wanted: dict[str, list[str]] = {}
     for sha256, one in chosen:
         wanted.setdefault(one.key, []).append(sha256)
-    soft = labels.soft(looking.store, wanted, spool=looking.spool)
+    soft = labels.soft(looking.store, wanted, spool=looking.spool, threads=looking.threads)
     known = {one.key: (now, then) for group in looking.index.read(sets, compare=True) for one, now, then in group}
     earlier = _earlier(looking, sets)
     told = []

@@ -38,31 +38,27 @@ def _facts(sha256: str, told: Sequence[PseudoLabel]) -> None:
 
 
 def _said(told: Sequence[PseudoLabel]) -> None:
-    with frame.panel(
-        "Probabilities", "By teacher, the first one first: each generation's model that labeled this image."
-    ):
+    with frame.panel("Probabilities", "What each teacher in turn gave it, the newest in limelight."):
         if not told:
             frame.nothing("No teacher has labeled this image yet.")
             return
         names = classes(told)
         said = "; ".join(f"{each.teacher}: {each.label} {words.percent(each.confidence)}" for each in told)
         charts.draw(plot(told, names), said, height=90 + len(names) * (12 + 13 * len(told)))
-    with frame.panel("Labels"), frame.table("teacher", "label", "confidence#", "lead#", ""):
+    with frame.panel("Labels"), frame.table("teacher", "label", "confidence#", "lead#"):
         for each in reversed(told):
             with frame.row():
                 with frame.cell("us-mono"):
                     frame.text(each.teacher)
-                with frame.cell():
-                    frame.link(
-                        each.label, frame.address("/pseudo-labels", **{"teacher": each.teacher, "class": each.label})
-                    )
+                with frame.cell(), frame.element("div", "us-row"):
+                    here = frame.address("/pseudo-labels", **{"teacher": each.teacher, "class": each.label})
+                    frame.link(each.label, here)
+                    if each.is_changed:
+                        frame.badge(f"was {each.previous_label}", "busy")
                 with frame.cell("us-right"):
                     frame.text(words.percent(each.confidence))
                 with frame.cell("us-right"):
                     frame.text(words.percent(each.margin))
-                with frame.cell():
-                    if each.is_changed:
-                        frame.badge(f"was {each.previous_label}", "busy")
 
 
 def classes(told: Sequence[PseudoLabel]) -> list[str]:

@@ -36,7 +36,7 @@ SORTS = {
     "unsure": ("least sure first", "confidence", "asc"),
     "clear": ("clearest lead first", "margin", "desc"),
     "close": ("closest call first", "margin", "asc"),
-    "changed": ("changed since the last teacher", "changed", "desc"),
+    "changed": ("changed first", "changed", "desc"),
 }
 #: Choices of images, as the address and the service both call them.
 FILTERS = ("teacher", "bucket", "class", "min_confidence", "max_confidence", "min_margin", "max_margin", "changed")
@@ -114,9 +114,9 @@ def _choice(label: str, name: str, choices: Sequence[tuple[str, str]], asked: Ma
 
 def _bounds(label: str, name: str, asked: Mapping[str, str]) -> None:
     with _field(label), frame.element("span", "us-bounds"):
-        for end, said in (("min", "from"), ("max", "to")):
+        for end, said, edge in (("min", "from", "0"), ("max", "to", "1")):
             frame.element(
-                "input", type="number", step="any", min=0, max=1, name=f"{end}_{name}", placeholder=said,
+                "input", type="number", step="any", min=0, max=1, name=f"{end}_{name}", placeholder=edge,
                 value=asked.get(f"{end}_{name}", ""), aria_label=f"{label} {said}",
             )  # fmt: skip
 
