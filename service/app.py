@@ -26,11 +26,14 @@ from service.routes import (
     ingest,
     jobs,
     labeled,
+    loop,
     models,
     pseudo_labels,
+    reviews,
     selections,
     sources,
     uploads,
+    webhooks,
 )
 from understudy.settings import ServiceSettings
 
@@ -79,11 +82,14 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
         exports,
         jobs,
         models,
+        loop,
         deployments,
         sources,
         pseudo_labels,
+        reviews,
         selections,
         images,
+        webhooks,
         health,
         front,
     ):

@@ -24,6 +24,7 @@ from understudy.records import (
     BucketSummary,
     Championship,
     Classified,
+    Delivery,
     Deployment,
     DeploymentEnd,
     DeploymentRequest,
@@ -34,7 +35,10 @@ from understudy.records import (
     History,
     Job,
     JobState,
+    LoopPause,
+    LoopState,
     ModelVersion,
+    NewWebhook,
     Outcome,
     Override,
     Recall,
@@ -43,7 +47,11 @@ from understudy.records import (
     RemoteSource,
     Rollback,
     UploadState,
+    Webhook,
+    WebhookEvent,
+    WebhookRequest,
 )
+from understudy.review_records import Audit, Decision, Review, ReviewQueue, ReviewRequest, ReviewUndo
 from understudy.store import sha256_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -205,6 +213,37 @@ class Client:
         """The bytes of a quarantined entry, if they were kept."""
         return self._bytes(f"/jobs/{job_id}/quarantine/{index}")
 
+    def review_queue(self, by: str = "uncertain", **filters: Any) -> ReviewQueue:
+        """A page of the images to review: ``uncertain``, ``disagreement`` or ``audit``, what helps most first.
+
+        ``filters`` are the parameters of ``GET /reviews/queue``; ``class`` is written ``class_name``. For more, give
+        ``next`` of a page as ``cursor``, or ask again when these are reviewed.
+        """
+        if "class_name" in filters:
+            filters["class"] = filters.pop("class_name")
+        asked = {name: value for name, value in filters.items() if value is not None}
+        return ReviewQueue(**self._get("/reviews/queue", by=by, **asked))
+
+    def reviews(self, *, limit: int | None = None, **filters: Any) -> Iterator[Review]:
+        """What people said of pseudo-labels, the newest first; ``filters`` are the parameters of ``GET /reviews``.
+
+        ``counting=True`` is what counts now. ``limit`` None: all of them, page by page.
+        """
+        asked = {name: value for name, value in filters.items() if value is not None}
+        cursor: dict[str, str] = {}
+        while limit is None or limit > 0:
+            page = self._get("/reviews", **asked, **cursor, limit=min(limit or PAGE_ITEMS, PAGE_ITEMS))
+            yield from (Review(**item) for item in page["items"])
+            limit = None if limit is None else limit - len(page["items"])
+            if page["next"] is None:
+                return
+            cursor = {"cursor": page["next"]}
+
+    def audit(self, *, teacher: str | None = None, threshold: float | None = None) -> Audit:
+        """How right a teacher's pseudo-labels are from a confidence on, by its blind audit; None: as the next selection."""
+        asked = {"teacher": teacher, "threshold": threshold}
+        return Audit(**self._get("/reviews/audit", **{k: v for k, v in asked.items() if v is not None}))
+
     def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
         """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
         return Recall(**self._send("DELETE", f"/buckets/{name}", params={"dry_run": dry_run}))
@@ -287,6 +326,16 @@ class Client:
             return self.job(state.id)
         return Job(**self._send_again("POST", f"/uploads/{state.id}/complete"))
 
+    def review(self, decisions: Sequence[Decision]) -> list[Review]:
+        """Say of up to 1,000 images what they are, all or none; the same again changes nothing, so it is retried."""
+        body = ReviewRequest(reviews=tuple(decisions)).model_dump(mode="json")
+        return [Review(**item) for item in self._send_again("POST", "/reviews", json=body)["items"]]
+
+    def undo_reviews(self, ids: Sequence[int]) -> list[Review]:
+        """Have reviews count no more; what was said of the images before counts again."""
+        body = ReviewUndo(ids=tuple(ids)).model_dump(mode="json")
+        return [Review(**item) for item in self._send_again("POST", "/reviews/undo", json=body)["items"]]
+
     def export(self, request: ExportRequest, *, key: str | None = None) -> Job:
         """Begin an export; its files are there when the job has succeeded."""
         headers = {} if key is None else {"Idempotency-Key": key}
@@ -365,6 +414,18 @@ class Client:
         body = (request or GenerationRequest()).model_dump(mode="json")
         return Generation(**self._send("POST", "/generations", json=body))
 
+    def loop(self) -> LoopState:
+        """Where the loop stands, and what starts next."""
+        return LoopState(**self._get("/loop"))
+
+    def pause(self, *, reason: str) -> LoopState:
+        """Begin nothing new: no label set, no generation. What runs goes on to its end."""
+        return LoopState(**self._send_again("POST", "/loop/pause", json=LoopPause(reason=reason).model_dump()))
+
+    def resume(self) -> LoopState:
+        """Let a paused loop go on."""
+        return LoopState(**self._send_again("POST", "/loop/resume"))
+
     def champions(self) -> list[Championship]:
         """Every champion that there was, the newest first."""
         return self._items("/models/champions", Championship)
@@ -399,6 +460,51 @@ class Client:
         """Take a challenger off the traffic."""
         body = DeploymentEnd(reason=reason).model_dump(mode="json")
         return Deployment(**self._send("POST", f"/deployments/{deployment_id}/end", json=body))
+
+    def add_webhook(
+        self, url: str, *, events: Sequence[WebhookEvent] = tuple(WebhookEvent), description: str = ""
+    ) -> NewWebhook:
+        """Have a URL told of events. The answer is the only one with the secret that signs."""
+        asked = WebhookRequest(url=url, events=tuple(events), description=description)
+        return NewWebhook(**self._send("POST", "/webhooks", json=asked.model_dump(mode="json")))
+
+    def webhooks(self) -> list[Webhook]:
+        """Every webhook, without its secret."""
+        return self._items("/webhooks", Webhook)
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """One webhook, without its secret."""
+        return Webhook(**self._get(f"/webhooks/{webhook_id}"))
+
+    def remove_webhook(self, webhook_id: str) -> Webhook:
+        """Tell it nothing more; gives what it was."""
+        return Webhook(**self._send("DELETE", f"/webhooks/{webhook_id}"))
+
+    def rotate_webhook(self, webhook_id: str) -> NewWebhook:
+        """Give it another secret; for a day the old one signs too."""
+        return NewWebhook(**self._send("POST", f"/webhooks/{webhook_id}/rotate"))
+
+    def ping_webhook(self, webhook_id: str) -> Delivery:
+        """Send it a ping; ``webhook_delivery`` says what came of it."""
+        return Delivery(**self._send("POST", f"/webhooks/{webhook_id}/ping"))
+
+    def webhook_deliveries(self, webhook_id: str) -> Iterator[Delivery]:
+        """What it was told, or is to be, the newest first."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._get(f"/webhooks/{webhook_id}/deliveries", **cursor)
+            yield from (Delivery(**item) for item in page["items"])
+            if page["next"] is None:
+                return
+            cursor = {"cursor": page["next"]}
+
+    def webhook_delivery(self, webhook_id: str, delivery_id: int) -> Delivery:
+        """One delivery, with every attempt."""
+        return Delivery(**self._get(f"/webhooks/{webhook_id}/deliveries/{delivery_id}"))
+
+    def redeliver(self, webhook_id: str, delivery_id: int) -> Delivery:
+        """Send it again, under the same id."""
+        return Delivery(**self._send("POST", f"/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"))
 
     # -- waiting ------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy import label_index, labels, quota, registry, thresholds, tripwires
-from understudy.catalog import Catalog, label_sets, shards, versions
+from understudy.catalog import Catalog, label_sets, reviews, versions
 from understudy.catalog.label_sets import Listed
 from understudy.errors import LabelSetRefused, Refused, UnderstudyError
 from understudy.label_index import CHANGED, NONE, NOT_COMPARED, SAME, LabelIndex, Rows, Seen
@@ -123,7 +123,7 @@ class Cursor:
         return cursor
 
 
-def _listing_anew(look: Callable[P, R]) -> Callable[P, R]:
+def listing_anew(look: Callable[P, R]) -> Callable[P, R]:
     """Look again if a label set was removed after it was listed: its bucket was recalled, or its teacher retired.
 
     Raises LabelSetRefused for one that the catalog lists and the store does not have.
@@ -152,7 +152,7 @@ def prepare(looking: Looking) -> None:
             pass
 
 
-@_listing_anew
+@listing_anew
 def page(
     looking: Looking,
     filters: Filters,
@@ -225,7 +225,7 @@ def _first(keys: npt.NDArray[np.float64], seen: Seen, some: npt.NDArray[np.int64
     return some[np.lexsort((seen.digests(some), keys[some]))][:num]
 
 
-@_listing_anew
+@listing_anew
 def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     """What every teacher says of one image, the newest last. Raises NotFound for an image that is not there."""
     label_sets.shard_of(looking.catalog, sha256)
@@ -236,7 +236,12 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     return told
 
 
-@_listing_anew
+def of_images(looking: Looking, chosen: Sequence[tuple[str, Listed]]) -> list[PseudoLabel]:
+    """What a teacher says of some images, each given with the label set in which it is, in their order."""
+    return _told(looking, chosen, looking.classes(chosen[0][1].teacher)) if chosen else []
+
+
+@listing_anew
 def facets(
     looking: Looking, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False
 ) -> LabelFacets:
@@ -279,7 +284,7 @@ def facets(
     )
 
 
-@_listing_anew
+@listing_anew
 def agreement(
     looking: Looking, teacher: str, keys: Sequence[str], threshold: float, *, max_compared: int = tripwires.MAX_COMPARED
 ) -> Agreement | None:
@@ -303,12 +308,13 @@ def agreement(
     return Agreement(max(one.previous_teacher or "" for one in some), num_compared, num_same)
 
 
-@_listing_anew
+@listing_anew
 def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     """What a selection from a teacher's label sets would keep, and how right it may be expected to be."""
     teacher = looking.teacher(asked.teacher)
     card = versions.get(looking.catalog, teacher).card
     human = label_sets.labeled_later(looking.catalog)
+    labeled = reviews.labeled_counts(looking.catalog)
     sets = label_sets.listed(looking.catalog, teacher)
     answers = thresholds.answers_of(looking.store, card.generation) if asked.thresholds == "precision" else Answers()
 
@@ -321,12 +327,12 @@ def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     least = thresholds.of_classes(asked, len(card.classes), answers, num_confident)
     bins = _binned(looking, sets, card.classes, least, human)
     num_labels = sum(one.num_rows for one in sets)
-    told = _previewed(looking, asked, card, least, bins)
+    told = _previewed(asked, card, least, bins, labeled)
     figures = tripwires.measured(
         num_candidates=told.num_candidates,
         num_labels=num_labels,
         candidates={name: one.available for name, one in told.per_class.items()},
-        labeled=shards.class_counts(looking.catalog, "labeled"),
+        labeled=labeled,
         agreement=agreement(looking, teacher, [one.key for one in sets], asked.threshold),
     )
     return told.model_copy(
@@ -363,14 +369,13 @@ def _binned(
 
 
 def _previewed(
-    looking: Looking,
     asked: PreviewRequest,
     card: ModelCard,
     least: Mapping[int, float],
     bins: Mapping[int, Bins],
+    labeled: Mapping[str, int],
 ) -> SelectionPreview:
     available = {label: sum(some.values()) for label, some in bins.items()}
-    labeled = shards.class_counts(looking.catalog, "labeled")
     quotas = quota.of_classes(available, card.classes, labeled, asked)
     reliability = card.evaluation.reliability
     per_class: dict[str, ClassPreview] = {}
@@ -434,6 +439,7 @@ def _told(looking: Looking, chosen: Sequence[tuple[str, Listed]], classes: Seque
     soft = labels.soft(looking.store, wanted, spool=looking.spool, threads=looking.threads)
     known = {one.key: (now, then) for group in looking.index.read(sets, compare=True) for one, now, then in group}
     earlier = _earlier(looking, sets)
+    said = reviews.counting(looking.catalog, [sha256 for sha256, _ in chosen])
     told = []
     for sha256, one in chosen:
         now, then = known[one.key]
@@ -442,7 +448,8 @@ def _told(looking: Looking, chosen: Sequence[tuple[str, Listed]], classes: Seque
             continue
         before = _row_of(sha256, then) if then is not None else NONE
         previous = earlier[one.previous_teacher or ""][before.labels[0]] if len(before) else None
-        told.append(_pseudo_label(sha256, one, row, classes, soft[one.key, sha256], previous))
+        label = _pseudo_label(sha256, one, row, classes, soft[one.key, sha256], previous)
+        told.append(label.model_copy(update={"review": said.get(sha256)}))
     return told
 
 

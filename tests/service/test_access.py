@@ -34,7 +34,10 @@ Make = Callable[..., str]
 
 #: What may be asked without a key. A new route is not here, so it needs one.
 OPEN = {
-    *(("GET", path) for path in ("/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")),
+    *(
+        ("GET", path)
+        for path in ("/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+    ),
     *(("GET", path) for path in ("/v2/health/live", "/v2/health/ready")),
 }
 

@@ -64,7 +64,10 @@ class Catalog:
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         connect_args = {"timeout": BUSY_TIMEOUT_MS / 1000} if self.is_sqlite else {}
-        self._engine = create_engine(url, connect_args=connect_args, pool_pre_ping=not self.is_sqlite)
+        # Values are for no log: what signs webhooks is among them.
+        self._engine = create_engine(
+            url, connect_args=connect_args, pool_pre_ping=not self.is_sqlite, hide_parameters=True
+        )
         if self.is_sqlite:
             _prepare_sqlite(self._engine)
         self._writer = self._engine.execution_options(is_writer=True)

@@ -1,12 +1,12 @@
 """Generations: one turn of the loop each, worked on through its job, ended with a verdict."""
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import jobs, versions
+from understudy.catalog import claims, events, jobs, pausing, versions
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
-from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow
+from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow, LabelSetRow, ShardRow
 from understudy.errors import Conflict, NotFound, NotReady
 from understudy.records import (
     GateReport,
@@ -108,6 +108,58 @@ def upcoming(catalog: Catalog) -> int:
         return 0 if last is None else last + 1
 
 
+def newest(catalog: Catalog) -> Generation | None:
+    """The one that was opened last. None: there is none."""
+    with catalog.read() as session:
+        row = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
+        return None if row is None else _record(session, row)
+
+
+def claim(catalog: Catalog, *, lease_s: float) -> Claim | None:
+    """Take a generation that waits, or whose trainer has died. None: there is none, or the loop is paused.
+
+    A pause keeps a generation from being begun; one that a trainer had begun goes on. One that took down too many
+    trainers is set aside by the reconciler.
+    """
+    job_id = claimable(catalog)
+    if job_id is None:
+        return None
+    with catalog.write() as session:
+        if pausing.is_paused(session, is_taking=True) and not session.get_one(JobRow, job_id).attempt:
+            return None
+        return claims.claim_in(session, JobRow, job_id, lease_s=lease_s, max_attempts=MAX_ATTEMPTS)
+
+
+def num_new_images(session: Session) -> int:
+    """Images of shards that were sealed since the last generation was opened, and that the champion has labeled."""
+    champion = select(ChampionRow.version).order_by(ChampionRow.sequence.desc()).limit(1).scalar_subquery()
+    last = select(func.max(GenerationRow.created_at)).scalar_subquery()
+    labeled = and_(
+        LabelSetRow.shard_id == ShardRow.id, LabelSetRow.version == champion, LabelSetRow.state == JobState.SUCCEEDED
+    )
+    counted = select(func.coalesce(func.sum(LabelSetRow.num_rows), 0)).join(ShardRow, labeled)
+    return int(session.scalar(counted.where(ShardRow.created_at > func.coalesce(last, 0.0))) or 0)
+
+
+def open_by_itself(catalog: Catalog, after: int) -> int | None:
+    """Open the next generation if ``after`` images are newly labeled; gives its number. None: it is not its time.
+
+    Never for ``after`` 0, while paused, before the first champion, nor while a generation is under way.
+    """
+    if after == 0:
+        return None
+    with catalog.read() as session:
+        if num_new_images(session) < after:
+            return None
+    try:
+        with catalog.write() as session:
+            if pausing.is_paused(session, is_taking=True) or num_new_images(session) < after:
+                return None
+            return open_in(session, GenerationRequest())
+    except (Conflict, NotReady):  # one is under way; or its labeled set was deleted
+        return None
+
+
 def claimable(catalog: Catalog) -> str | None:
     """The job id of a generation that waits for a trainer, or whose trainer has died."""
     statement = (
@@ -121,7 +173,7 @@ def claimable(catalog: Catalog) -> str | None:
         .limit(1)
     )
     with catalog.read() as session:
-        return session.scalar(statement)
+        return session.scalar(statement.where(JobRow.attempt > 0) if pausing.is_paused(session) else statement)
 
 
 def conclude(catalog: Catalog, claim: Claim, number: int, version: str, report: GateReport) -> None:
@@ -147,6 +199,7 @@ def conclude(catalog: Catalog, claim: Claim, number: int, version: str, report: 
                 ended_at=now(),
             )
         )
+        events.judged(session, number, version, report)
         jobs.succeed(session, claim, {"version": version, "verdict": report.verdict})
 
 

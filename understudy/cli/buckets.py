@@ -55,8 +55,9 @@ def delete(
 def _say(recall: Recall) -> None:
     verb = "would remove" if recall.dry_run else "removed"
     lines = [
-        f"{recall.bucket}: {verb} {recall.num_images:,} images, {recall.num_shards:,} shards and "
-        f"{recall.num_label_sets:,} label sets; {recall.num_jobs} unfinished jobs ended",
+        f"{recall.bucket}: {verb} {recall.num_images:,} images, {recall.num_shards:,} shards, "
+        f"{recall.num_label_sets:,} label sets and {recall.num_reviews:,} reviews; "
+        f"{recall.num_jobs} unfinished jobs ended",
         f"models trained on it: {', '.join(recall.models) or 'none'}",
     ]
     if recall.descendants:

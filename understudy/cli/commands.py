@@ -25,11 +25,14 @@ from understudy.cli import (
     ingest,
     keys,
     labels,
+    loop,
     receipts,
     recipes,
+    review,
     robustness,
     sources,
     watch,
+    webhooks,
 )
 from understudy.cli.following import follow
 from understudy.cli.ingest import outcomes
@@ -49,7 +52,8 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
+    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, loop, watch, gate,
+    robustness, webhooks,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
@@ -196,18 +200,21 @@ def generate(
 
 @app.command()
 def status(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
-    """Show what serves, the buckets, and the generations with their verdicts."""
+    """Show what serves, what starts next, the buckets, and the generations with their verdicts."""
     with Client(url, key=key) as client:
         ready, buckets, generations = client.readiness(), client.buckets(), client.generations()
+        state = client.loop()
     if as_json:
         everything: dict[str, Any] = {
             "ready": ready,
+            "loop": state.model_dump(mode="json"),
             "buckets": [b.model_dump(mode="json") for b in buckets],
             "generations": [g.model_dump(mode="json") for g in generations],
         }
         console.print_json(data=everything)
         return
     console.print(f"serving {ready['model'] or 'nothing yet'}", highlight=False)
+    loop.show(state, as_json=False)
     table = Table("bucket", "images", "labeled by the champion", "shards")
     for b in buckets:
         table.add_row(b.name, f"{b.num_images:,}", f"{b.num_images_labeled:,}", str(b.num_shards))

@@ -138,7 +138,7 @@ def test_status_shows_what_serves_and_the_buckets(run: Callable[..., Result], se
     assert run("status").stdout.startswith(f"serving {version}\n")
     assert "holiday-photos" in run("status").stdout
     status = json.loads(run("status", "--json").stdout)
-    assert set(status) == {"ready", "buckets", "generations"}
+    assert set(status) == {"ready", "loop", "buckets", "generations"}
     assert status["ready"]["model"] == version
     assert [b["name"] for b in status["buckets"]] == ["holiday-photos"]
 
