@@ -81,6 +81,10 @@ class LabelIndex:
                 for one in group
             ]
 
+    def __contains__(self, key: str) -> bool:
+        """Whether the rows of a label set are at hand."""
+        return key in self._kept
+
     def _rows(self, keys: Sequence[str], wanted: set[str]) -> dict[str, Rows]:
         found = {key: self._kept[key] for key in keys if key in self._kept}
         for key in found:

@@ -148,8 +148,9 @@ def prepare(looking: Looking) -> None:
     Without a champion it is nothing; whatever cannot be read is told to the one who asks for it.
     """
     with suppress(UnderstudyError, FileNotFoundError):
-        for _ in looking.index.read(label_sets.listed(looking.catalog, looking.teacher(None))):
-            pass
+        for group in looking.index.read(label_sets.listed(looking.catalog, looking.teacher(None))):
+            if not all(one.key in looking.index for one, _, _ in group):
+                return  # there is no room for more
 
 
 @listing_anew

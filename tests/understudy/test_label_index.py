@@ -51,6 +51,7 @@ def test_no_more_is_kept_than_may_be_and_all_of_it_is_told(sets, local_store, tm
     index = LabelIndex(local_store, tmp_path, 1, max_bytes=2 * SET_BYTES)
 
     assert told(index, sets) == told(index, sets) == whole
+    assert [one.key in index for one in sets] == [True, True, False, False, False]
     local_store.delete(sets[0].key)
     assert told(index, sets[:2]) == {one.key: whole[one.key] for one in sets[:2]}
     assert told(index, sets[2:]) == {one.key: whole[one.key] for one in sets[2:]}

@@ -306,6 +306,19 @@ def test_what_is_asked_wrongly_is_told(world, looking):
         pseudo_labels.page(looking, Filters(), cursor=str(infinite))
 
 
+def test_what_was_prepared_need_not_be_read(world, looking, local_store):
+    """Without a champion, and with a label set that cannot be read, it is nothing."""
+    pseudo_labels.prepare(looking)
+    world.teacher()
+    key = world.label(world.shard("a", pictures(3)), some(3, 1))
+    pseudo_labels.prepare(looking)
+    local_store.delete(key)
+    assert pseudo_labels.facets(looking).num_images == 3
+
+    local_store.delete(world.label(world.shard("a", pictures(3, 2)), some(3, 2)))
+    pseudo_labels.prepare(looking)
+
+
 def test_a_damaged_label_set_is_named(world, looking, local_store):
     """Rather than counted as if it were not there."""
     world.teacher()
