@@ -198,6 +198,16 @@ EXPORT_FILES: dict[str, Any] = {
     ],
     "next": None,
 }
+MODEL_FILES: dict[str, Any] = {
+    "items": [
+        {
+            "name": "model.onnx",
+            "num_bytes": 16_284_103,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        }
+    ],
+    "next": None,
+}
 GENERATION: dict[str, Any] = {
     "number": 3,
     "state": "running",
