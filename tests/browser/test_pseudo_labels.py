@@ -23,7 +23,7 @@ def test_a_cell_leads_to_its_images_and_one_of_them_to_its_probabilities(
     expect(page).to_have_url(CELL)
     expect(page.locator(".us-labeled .us-thumb")).to_have_count(min(60, int(number)))
     expect(page.locator(".us-caption .us-name").first).to_have_text(name)
-    expect(page.get_by_label("Class")).to_have_value(name)
+    expect(page.get_by_role("combobox", name="Class", exact=True)).to_have_value(name)
     assert float(page.get_by_label("Confidence from").input_value()) == float(low)
 
     href = page.locator(".us-labeled .us-thumb").first.get_attribute("href")
