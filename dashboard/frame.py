@@ -47,12 +47,17 @@ class View:
     def link(self, **changed: object) -> str:
         """The address of this page with other choices; None takes a choice away."""
         chosen = dict(self.query) | changed
-        said = {name: str(value) for name, value in chosen.items() if value is not None and value != ""}
-        return f"{self.path}?{urlencode(said)}" if said else self.path
+        return address(self.path, **chosen)
 
     def go(self, **changed: object) -> None:
         """Show this page with other choices."""
         ui.navigate.to(self.link(**changed))
+
+
+def address(path: str, **chosen: object) -> str:
+    """The address of a page with these choices; None and nothing are no choice."""
+    said = {name: str(value) for name, value in chosen.items() if value is not None and value != ""}
+    return f"{path}?{urlencode(said)}" if said else path
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
+from understudy import pseudo_labels
 from understudy.errors import Overloaded
 from understudy.pseudo_labels import Looking
 
@@ -47,6 +48,10 @@ class Looker:
         loop = asyncio.get_running_loop()
         running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
         return await asyncio.wrap_future(running)
+
+    def prepare(self) -> None:
+        """Have the champion's labels at hand before anybody asks for them."""
+        self._executor.submit(self._run, pseudo_labels.prepare)
 
     def close(self) -> None:
         """Wait for the query that runs, and drop those that wait."""

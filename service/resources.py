@@ -60,6 +60,7 @@ async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[S
         traffic = _traffic(stack, catalog, settings, slot, loader, held)
         looker = Looker(Looking(catalog, store, settings.spool, threads=min(THREADS, available())))
         stack.callback(looker.close)
+        looker.prepare()
         memory.freeze()
         stack.callback(gc.unfreeze)
         yield State(

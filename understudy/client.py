@@ -241,17 +241,21 @@ class Client:
 
         ``class`` is a word of Python: write it ``class_name``. ``limit`` None: all of them, page by page.
         """
+        cursor: str | None = None
+        while limit is None or limit > 0:
+            some, cursor = self.pseudo_label_page(limit=min(limit or PAGE_ITEMS, PAGE_ITEMS), cursor=cursor, **filters)
+            yield from some
+            limit = None if limit is None else limit - len(some)
+            if cursor is None:
+                return
+
+    def pseudo_label_page(self, *, limit: int, **filters: Any) -> tuple[list[PseudoLabel], str | None]:
+        """One page of ``pseudo_labels``, and the ``cursor`` of the next; None: it was the last."""
         if "class_name" in filters:
             filters["class"] = filters.pop("class_name")
         asked = {name: value for name, value in filters.items() if value is not None}
-        cursor: dict[str, str] = {}
-        while limit is None or limit > 0:
-            page = self._get("/pseudo-labels", **asked, **cursor, limit=min(limit or PAGE_ITEMS, PAGE_ITEMS))
-            yield from (PseudoLabel(**item) for item in page["items"])
-            limit = None if limit is None else limit - len(page["items"])
-            if page["next"] is None:
-                return
-            cursor = {"cursor": page["next"]}
+        page = self._get("/pseudo-labels", **asked, limit=limit)
+        return [PseudoLabel(**item) for item in page["items"]], page["next"]
 
     def label_facets(
         self, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False

@@ -1,10 +1,10 @@
 """Every page, in the order of the menu."""
 
 from dashboard import frame
-from dashboard.pages import loop
+from dashboard.pages import loop, pseudo_label, pseudo_labels
 from dashboard.sessions import Sessions
 
-EVERY = (loop.PAGE,)
+EVERY = (loop.PAGE, pseudo_labels.PAGE, pseudo_label.PAGE)
 
 
 def register(sessions: Sessions) -> None:
