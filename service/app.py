@@ -30,7 +30,9 @@ from service.routes import (
     pseudo_labels,
     selections,
     sources,
+    trying,
     uploads,
+    work,
 )
 from understudy.settings import ServiceSettings
 
@@ -73,11 +75,13 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering = APIRouter(max_body_size=settings.max_request_bytes)
     answering.include_router(classify.router)
     answering.include_router(infer.router)
+    answering.include_router(trying.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
     for noun in (
         buckets,
         exports,
         jobs,
+        work,
         models,
         deployments,
         sources,
