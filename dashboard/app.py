@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from dashboard import login, pages, pictures
+from dashboard import login, pages, pictures, sending
 from dashboard.sessions import Sessions
 from understudy.settings import DashboardSettings
 
@@ -55,6 +55,7 @@ def create_app(settings: DashboardSettings) -> FastAPI:
         return response
 
     app.include_router(pictures.router)
+    app.include_router(sending.router)
     app.include_router(login.router)
     pages.register(app.state.sessions)
     ui.run_with(

@@ -91,10 +91,14 @@ class Previewer:
 
     def _end(self) -> None:
         child, self._child = self._child, None
-        if child is not None:
-            child.kill()
+        if child is None:
+            return
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            assert pipe is not None
             with contextlib.suppress(OSError):  # what was not sent is for nobody any more
-                child.communicate()
+                pipe.close()
+        child.wait()
 
 
 def _answer(child: "subprocess.Popen[bytes]", until: float) -> tuple[bytes, bytes]:

@@ -128,9 +128,9 @@ class Client:
         """One job."""
         return Job(**self._get(f"/jobs/{job_id}"))
 
-    def receipt(self, job_id: str) -> Iterator[ReceiptEntry]:
-        """Every line of an upload's receipt."""
-        cursor: str | None = "0"
+    def receipt(self, job_id: str, *, first: int = 0) -> Iterator[ReceiptEntry]:
+        """Every line of an upload's receipt, from the ``first`` entry on."""
+        cursor: str | None = str(first)
         while cursor is not None:
             page = self._get(f"/jobs/{job_id}/receipt", cursor=cursor)
             yield from (ReceiptEntry(**item) for item in page["items"])

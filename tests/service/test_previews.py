@@ -10,7 +10,7 @@ from understudy import images
 from understudy.errors import ImageRefused
 from understudy.testing import picture
 
-JPEG = picture(0, 3, size=64, image_format="JPEG")
+JPEG = picture(0, 3, size=256, image_format="JPEG")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_picture_that_takes_too_long_is_given_up():
         program = previewer._child
         assert program is not None
         with pytest.raises(ImageRefused, match="longer than 0 s"):
-            await previewer.preview(picture(0, 3, size=2000), 1024)
+            await previewer.preview(JPEG, 1024)
         assert program.poll() is not None
 
     asyncio.run(ask())
