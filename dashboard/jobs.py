@@ -42,7 +42,7 @@ def step(job: Job) -> str:
     if job.state == JobState.QUEUED:
         return "waits for a worker"
     done = f"{job.done:,} of {job.total:,}" if job.total else ""
-    return ", ".join(filter(None, (job.step or "", done)))
+    return ", ".join(filter(None, (job.step or "is at work", done)))
 
 
 def outcome(job: Job) -> str:
@@ -84,4 +84,4 @@ def retry_button(view: View, job: Job, then: Then) -> None:
             await then()
 
     if can_retry(job):
-        ui.button("Try again", on_click=pressed).props("outline dense")
+        ui.button("Try again", on_click=pressed, color=None).classes("us-outline us-still").props("flat dense")

@@ -27,7 +27,7 @@ router = APIRouter()
 #: Uploads that pass through at once, each in a thread of its own; more are told to wait.
 MAX_SENDING = 8
 #: An image to try: far above any phone's photo, and little to hold.
-MAX_IMAGE_BYTES = 32 * 2**20
+MAX_IMAGE_BYTES = 32_000_000
 #: All of those that are held.
 MAX_HELD_BYTES, MAX_HELD = 128 * 2**20, 200
 #: Browsers draw these; by their first bytes, because names say nothing.

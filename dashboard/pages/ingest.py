@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 
 from nicegui import ui
@@ -19,7 +20,7 @@ SHOWN = 48
 #: Uploads of late that are listed.
 RECENT = 10
 
-_BUCKET = "[a-z0-9][a-z0-9._\\-]{0,62}"
+_BUCKET = r"[a-z0-9][a-z0-9._\-]{0,62}"
 _SIZE = (
     "Files pass through the dashboard to the service and are not kept here; it takes up to 64 GB at a time unless it "
     "was set otherwise. If the line may break off, send a large archive from the command line, which goes on where it was:"
@@ -119,20 +120,22 @@ def _lines(client: Client, job: Job, outcome: Outcome) -> Sequence[ReceiptEntry]
 def _send(view: View, buckets: Sequence[str]) -> None:
     with frame.panel(classes="us-sending"):
         with frame.element("form", "us-drop", data_send="/ingest/send", data_next="/ingest?job="):
-            with frame.element("label", "us-field"):
-                frame.text("Bucket")
-                chosen = view.query.get("bucket") or (buckets[0] if buckets else "")
-                frame.element(
-                    "input", name="bucket", value=chosen, placeholder="holiday-photos", pattern=_BUCKET,
-                    required=True, list="us-buckets", autocomplete="off", maxlength=63,
-                )  # fmt: skip
-            with frame.element("datalist", id="us-buckets"):
-                for name in buckets:
-                    frame.element("option", value=name)
+            ui.html(_bucket_field(view, buckets), sanitize=False)
             _zone()
         frame.text(_SIZE, "us-soft us-small", "p")
         frame.text(f"understudy ingest {view.query.get('bucket') or 'holiday-photos'} FOLDER-OR-ARCHIVE", tag="code")
         _source(view, buckets)
+
+
+def _bucket_field(view: View, buckets: Sequence[str]) -> str:
+    """Where the images go. As HTML of its own, because what is typed into a field of NiceGUI's is drawn over."""
+    chosen = escape(view.query.get("bucket") or (buckets[0] if buckets else ""))
+    known = "".join(f'<option value="{escape(name)}"></option>' for name in buckets)
+    return (
+        f'<label class="us-field"><span>Bucket</span><input name="bucket" value="{chosen}" placeholder="holiday-photos" '
+        f'pattern="{_BUCKET}" maxlength="63" required list="us-buckets" autocomplete="off"></label>'
+        f'<datalist id="us-buckets">{known}</datalist>'
+    )
 
 
 def _zone() -> None:
@@ -305,7 +308,7 @@ def _try_quarantined(view: View, job: Job) -> None:
             ui.navigate.to(f"/ingest?job={made.id}")
 
     with frame.element("div"):
-        ui.button("Try these again", on_click=again).props("outline")
+        ui.button("Try these again", on_click=again, color=None).classes("us-outline").props("flat")
 
 
 def _recent(view: View, seen: Seen) -> None:
@@ -358,7 +361,9 @@ def _bucket(view: View, bucket: BucketSummary, dialog: ui.dialog, look: jobs.The
             async def ask() -> None:
                 await _ask_before(view, bucket.name, dialog, look)
 
-            ui.button(icon="delete_outline", on_click=ask).props(f'flat dense aria-label="Delete {bucket.name}"')
+            ui.button(icon="delete_outline", on_click=ask, color=None).classes("us-soft").props(
+                f'flat dense aria-label="Delete {bucket.name}"'
+            )
 
 
 async def _ask_before(view: View, name: str, dialog: ui.dialog, look: jobs.Then) -> None:
@@ -380,7 +385,7 @@ async def _ask_before(view: View, name: str, dialog: ui.dialog, look: jobs.Then)
         for sentence in consequences(recall):
             frame.text(sentence, tag="p")
         with frame.element("div", "us-row"):
-            ui.button("Keep it", on_click=dialog.close).props("outline autofocus")
+            ui.button("Keep it", on_click=dialog.close, color=None).classes("us-outline").props("flat autofocus")
             ui.button("Delete it", on_click=delete, color="negative").props("unelevated")
     dialog.open()
 

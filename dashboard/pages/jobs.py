@@ -147,9 +147,9 @@ def _holder(each: Holding) -> None:
             frame.text(", ".join(filter(None, of)))
         with frame.cell("us-right"):
             frame.text(each.attempt)
-        with frame.cell("us-soft"):
+        with frame.cell("us-soft us-still"):
             frame.text(words.ago(each.seen_at))
-        with frame.cell("us-soft"):
+        with frame.cell("us-soft us-still"):
             frame.text(_lease(each))
         with frame.cell():
             frame.badge("stalled" if each.is_stalled else "at work", "bad" if each.is_stalled else "busy")

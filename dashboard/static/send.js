@@ -54,7 +54,8 @@
         const detail = typeof said.detail === "string" ? said.detail : `it was refused (${request.status})`;
         return ended(detail);
       }
-      location.assign(form.dataset.next + encodeURIComponent(said.id));
+      const into = bucket ? `&bucket=${encodeURIComponent(bucket.value)}` : "";
+      location.assign(form.dataset.next + encodeURIComponent(said.id) + into);
     };
     form.classList.add("sending");
     say(form, "sending");
