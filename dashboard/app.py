@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
 from fastapi import FastAPI, Request, Response
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -44,6 +45,7 @@ def create_app(settings: DashboardSettings) -> FastAPI:
     """The application for one set of settings. NiceGUI is one a process, so this is called once in each."""
     app = FastAPI(title="Understudy dashboard", openapi_url=None)
     app.state.sessions = Sessions(settings)
+    app.state.sending = anyio.CapacityLimiter(sending.MAX_SENDING)
     if names := settings.names or (LOOPBACK_NAMES if settings.is_loopback else []):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
 

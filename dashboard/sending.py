@@ -5,8 +5,6 @@ tries is held for a while, under a name that nobody guesses, so that the page wh
 """
 
 import functools
-import secrets
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
@@ -28,8 +26,6 @@ router = APIRouter()
 MAX_SENDING = 8
 #: An image to try: far above any phone's photo, and little to hold.
 MAX_IMAGE_BYTES = 32_000_000
-#: All of those that are held.
-MAX_HELD_BYTES, MAX_HELD = 128 * 2**20, 200
 #: Browsers draw these; by their first bytes, because names say nothing.
 _DRAWN = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -42,30 +38,6 @@ _DRAWN = {
 _INERT = {"Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, max-age=3600"}
 
 
-class Held:
-    """Single images, the newest; used from one event loop."""
-
-    def __init__(self, max_bytes: int = MAX_HELD_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._images: OrderedDict[str, bytes] = OrderedDict()
-
-    def keep(self, data: bytes) -> str:
-        """Hold an image; gives its name. The oldest make room."""
-        token = secrets.token_urlsafe(16)
-        self._images[token] = data
-        while len(self._images) > MAX_HELD or sum(map(len, self._images.values())) > self._max_bytes:
-            self._images.popitem(last=False)
-        return token
-
-    def find(self, token: str) -> bytes | None:
-        """The image; None: it is held no more."""
-        return self._images.get(token)
-
-
-HELD = Held()
-_SENDING = anyio.CapacityLimiter(MAX_SENDING)
-
-
 @router.post("/ingest/send")
 async def send(
     request: Request,
@@ -75,8 +47,9 @@ async def send(
     """Pass an upload on: an archive or an image as the raw body, or several files as multipart."""
     if not _is_from_page(request):
         return _refusal(403, "send files from the dashboard's own page")
-    if _SENDING.borrowed_tokens >= MAX_SENDING:
-        return _refusal(503, f"{MAX_SENDING} uploads are under way already; try again when one has ended")
+    limiter: anyio.CapacityLimiter = request.app.state.sending
+    if limiter.borrowed_tokens >= limiter.total_tokens:
+        return _refusal(503, f"{limiter.total_tokens:g} uploads are under way already; try again when one has ended")
     media_type = request.headers.get("content-type", "")
     multipart = media_type if media_type.startswith("multipart/form-data") else ""
 
@@ -84,8 +57,8 @@ async def send(
         return client.relay(bucket, _chunks(request.stream()), name=name, media_type=multipart)
 
     try:
-        system: System = request.app.state.sessions.of(request.cookies)
-        job = await to_thread.run_sync(functools.partial(passed_on, system.client), limiter=_SENDING)
+        system = _system(request)
+        job = await to_thread.run_sync(functools.partial(passed_on, system.client), limiter=limiter)
     except UnderstudyError as error:
         return _refusal((error.status if isinstance(error, RequestFailed) else None) or 502, str(error))
     except ClientDisconnect:
@@ -118,17 +91,22 @@ async def hold(request: Request) -> Response:
             return _refusal(413, f"the image is larger than {MAX_IMAGE_BYTES:,} bytes, the limit here")
     if not data:
         return _refusal(422, "the file is empty")
-    return JSONResponse({"id": HELD.keep(bytes(data))})
+    return JSONResponse({"id": _system(request).held.keep(bytes(data))})
 
 
 @router.get("/try/picture/{token}")
-async def held(token: str) -> Response:
+async def held(request: Request, token: str) -> Response:
     """An image that is held, where browsers draw such."""
-    data = HELD.find(token) or b""
+    data = _system(request).held.find(token) or b""
     kind = next((kind for magic, kind in _DRAWN.items() if data.startswith(magic)), None)
     if kind is None:
         return FileResponse(STATIC / "unseen.svg")
     return Response(data, media_type=kind, headers=_INERT)
+
+
+def _system(request: Request) -> System:
+    system: System = request.app.state.sessions.of(request.cookies)
+    return system
 
 
 def _is_from_page(request: Request) -> bool:

@@ -9,7 +9,7 @@ from nicegui import ui
 
 from dashboard import frame, words
 from dashboard.frame import Page, View
-from dashboard.sending import HELD, MAX_IMAGE_BYTES
+from dashboard.sending import MAX_IMAGE_BYTES
 from understudy.client import Client, RequestFailed
 from understudy.errors import UnderstudyError
 from understudy.records import ClassProbability, ModelVersion, Prediction
@@ -57,7 +57,7 @@ async def _image(view: View) -> tuple[bytes | None, str]:
         frame.text(f"image {sha256[:12]}, ingested", "us-soft us-small", "p")
         return data, ""
     if token := view.query.get("image"):
-        held = HELD.find(token)
+        held = view.system.held.find(token)
         if held is None:
             return None, "That image is held no more. Drop it again."
         frame.element("img", "us-tried", src=f"/try/picture/{token}", alt="the image that was sent")

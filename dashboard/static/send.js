@@ -93,17 +93,22 @@
     }
   });
   document.addEventListener("submit", (event) => { if (form(event)) event.preventDefault(); });
+  // Whoever misses the field has dropped it all the same: the browser would leave the page otherwise.
+  const meant = (event) => form(event) || document.querySelector("form.us-drop");
   for (const kind of ["dragenter", "dragover"]) {
     document.addEventListener(kind, (event) => {
-      if (form(event)) { event.preventDefault(); form(event).classList.add("over"); }
+      if (meant(event) && [...event.dataTransfer.types].includes("Files")) {
+        event.preventDefault();
+        meant(event).classList.add("over");
+      }
     });
   }
   document.addEventListener("dragleave", (event) => {
-    if (form(event) && !form(event).contains(event.relatedTarget)) form(event).classList.remove("over");
+    if (!event.relatedTarget && meant(event)) meant(event).classList.remove("over");
   });
   document.addEventListener("drop", async (event) => {
-    const target = form(event);
-    if (!target) return;
+    const target = meant(event);
+    if (!target || ![...event.dataTransfer.types].includes("Files")) return;
     event.preventDefault();
     target.classList.remove("over");
     send(target, await dropped(event.dataTransfer));

@@ -79,8 +79,7 @@ def receipt(
     wanted = receipts.chosen(format, request.headers.get("accept", ""))
     if wanted != "json":
         media_type, write = receipts.FORMATS[wanted]
-        every = labels.receipt_lines(service.store, key)
-        lines = (line for line in every if only is None or line.outcome is only)
+        lines = labels.receipt_lines(service.store, key, only=only)
         headers = {"Content-Disposition": f'attachment; filename="receipt-{job_id}.{wanted}"', "Vary": "Accept"}
         return StreamingResponse(write(lines), media_type=media_type, headers=headers)
     entries = labels.read_receipt(service.store, key, offset=cursor, limit=limit + 1)

@@ -82,7 +82,7 @@ def test_several_files_are_one_upload(page: Page, house, deleted_after):
         {"name": f"{i}.png", "mimeType": "image/png", "buffer": picture(0, 3, seed=80_000 + i, size=16, noise=60)}
         for i in range(3)
     ]
-    page.get_by_label("Choose files").set_input_files(files)  # type: ignore[arg-type]
+    page.get_by_label("Choose files").set_input_files(files)
     page.wait_for_url("**/ingest?job=*")
     expect(page.locator(".us-receipt").get_by_text("entries in all")).to_be_visible()
     assert number_of(page.locator(".us-receipt .us-figure").last) == 3
@@ -98,7 +98,7 @@ def test_a_bucket_needs_a_name_and_what_the_service_refuses_is_said(page: Page, 
     empty = {"name": "a.zip", "mimeType": "application/zip", "buffer": b"PK"}
     for name in ("", "Not A Name"):
         page.get_by_label("Bucket").first.fill(name)
-        page.get_by_label("Choose files").set_input_files(empty)  # type: ignore[arg-type]
+        page.get_by_label("Choose files").set_input_files(empty)
         expect(page.locator(".us-sent-words")).to_contain_text("Name a bucket first")
     answer = httpx.post(f"{house.url}/ingest/send?bucket=street", content=b"PK", trust_env=False)
     assert answer.status_code == 403

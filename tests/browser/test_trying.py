@@ -14,9 +14,7 @@ def test_an_image_is_answered_by_the_champion_and_beside_it_by_any_version(
     image = picture(1, 3, seed=90_000, size=16, noise=60)
     said = house.client.classify(image)
     page.goto("/try")
-    page.get_by_label("Choose an image").set_input_files(
-        {"name": "one.png", "mimeType": "image/png", "buffer": image}  # type: ignore[arg-type]
-    )
+    page.get_by_label("Choose an image").set_input_files({"name": "one.png", "mimeType": "image/png", "buffer": image})
     page.wait_for_url("**/try?image=*")
     champion = page.locator(".us-answers-now")
     expect(champion.locator("h2")).to_have_text(said.model)
@@ -40,7 +38,7 @@ def test_an_ingested_image_is_tried_by_its_link(page: Page, house):
     page.goto(f"/try?sha256={label.sha256}")
     expect(page.locator(".us-answers-now .us-best dt")).to_have_text(label.label)
     page.get_by_label("Choose an image").set_input_files(
-        {"name": "one.png", "mimeType": "image/png", "buffer": b"<script>"}  # type: ignore[arg-type]
+        {"name": "one.png", "mimeType": "image/png", "buffer": b"<script>"}
     )
     expect(page.get_by_role("alert")).to_contain_text("not an image")
     page.goto("/try?image=nothing")

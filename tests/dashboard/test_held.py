@@ -1,6 +1,6 @@
 """Single images that are held for a while."""
 
-from dashboard.sending import Held
+from dashboard.held import Held
 
 
 def test_the_newest_images_are_held_within_a_limit_of_bytes():
