@@ -123,7 +123,9 @@ def _send(view: View, buckets: Sequence[str]) -> None:
             ui.html(_bucket_field(view, buckets), sanitize=False)
             _zone()
         frame.text(_SIZE, "us-soft us-small", "p")
-        frame.text(f"understudy ingest {view.query.get('bucket') or 'holiday-photos'} FOLDER-OR-ARCHIVE", tag="code")
+        frame.text(
+            f"understudy ingest FOLDER-OR-ARCHIVE --bucket {view.query.get('bucket') or 'holiday-photos'}", tag="code"
+        )
         _source(view, buckets)
 
 

@@ -80,7 +80,7 @@ def _map(view: View, now: Seen) -> None:
     with frame.panel("Shards", f"Each square is a shard, as {shards.version or 'the first champion'} labels it."):
         _versions(view, now)
         if not shards.num_shards:
-            frame.nothing("Nothing has been ingested yet.", "understudy ingest BUCKET FOLDER")
+            frame.nothing("Nothing has been ingested yet.", "understudy ingest FOLDER --bucket NAME")
             return
         counts = {"d": shards.num_done, "r": shards.num_running, "w": shards.num_waiting, "f": shards.num_failed}
         with frame.element("div", "us-figures"):
