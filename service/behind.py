@@ -41,6 +41,10 @@ class Behind:
         running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
         return await asyncio.wrap_future(running)
 
+    def submit(self, work: Callable[[], object]) -> None:
+        """Have something done after what waits; nobody asks what becomes of it. Raises RuntimeError when closed."""
+        self._executor.submit(work)
+
     def close(self) -> None:
         """Wait for what runs, and drop what waits."""
         self._executor.shutdown(cancel_futures=True)

@@ -1,59 +1,51 @@
-"""Asking a version that does not serve: loaded for the one question, beside what serves, and let go.
+"""Asking a version that does not serve: its file and the image go to a program of its own, which loads it and lets it go.
 
-One at a time, on one thread of low priority and on the CPU, so that whoever classifies hardly notices, and the
-memory of one model is all that it ever takes.
+One question at a time and one model's memory at the most, at low priority and in another interpreter, so that whoever
+classifies hardly notices. That program is ``service/tried.py``.
 """
 
-import time
-from functools import partial
+import json
+from collections.abc import Sequence
 
-from service import memory
-from service.behind import Behind
-from understudy import images, registry
+from service.apart import Apart, Died
+from service.tried import ANSWER, IMAGE
+from understudy import registry
 from understudy.catalog import Catalog
-from understudy.records import ClassProbability, Prediction
+from understudy.errors import ArtifactRefused, ImageRefused
 from understudy.store import Store
 from understudy.work_records import Tried
 
 #: Questions that may wait for the one that runs: a page that compares some versions asks as many at once.
 MAX_WAITING = 8
+#: To load the largest students on a busy machine, and to ask them once.
+ANSWER_S = 60.0
 
 
 class Trier:
     """Used from one event loop; close it at the end."""
 
-    def __init__(self, catalog: Catalog, store: Store, *, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, catalog: Catalog, store: Store, *, answer_s: float = ANSWER_S) -> None:
         self._catalog, self._store = catalog, store
-        self._behind = Behind("try", "questions to versions that do not serve", max_waiting=max_waiting)
+        what = "questions to versions that do not serve"
+        self.apart = Apart("service.tried", what, answer_s=answer_s, max_waiting=MAX_WAITING)
 
     async def ask(self, version: str, data: bytes, *, top_k: int) -> Tried:
         """What a version says of an encoded image. Raises NotFound, ImageRefused, ArtifactRefused, Overloaded."""
-        return await self._behind.run(partial(_ask, self._catalog, self._store, version, data, top_k))
+
+        def question() -> Sequence[bytes]:
+            artifact, card = registry.fetch(self._store, self._catalog, version)
+            return card.model_dump_json().encode(), artifact, data, str(top_k).encode()
+
+        try:
+            kind, answer = await self.apart.ask(question)
+        except Died as died:
+            raise ArtifactRefused(f"model {version} cannot be asked: {died}", code="not_answered") from died
+        said = json.loads(answer)
+        if kind == ANSWER:
+            return Tried(**said)
+        refused = ImageRefused if kind == IMAGE else ArtifactRefused
+        raise refused(str(said["detail"]), code=str(said["code"]))
 
     def close(self) -> None:
-        """Wait for the question that runs, and drop those that wait."""
-        self._behind.close()
-
-
-def _ask(catalog: Catalog, store: Store, version: str, data: bytes, top_k: int) -> Tried:
-    try:
-        return _answer(catalog, store, version, data, top_k)
-    finally:
-        memory.release()
-
-
-def _answer(catalog: Catalog, store: Store, version: str, data: bytes, top_k: int) -> Tried:
-    began = time.perf_counter()
-    engine = registry.load(store, catalog, version, provider="cpu", threads=1)
-    loaded = time.perf_counter()
-    row = engine.predict(images.load(data, engine.card.preprocessing)[None])[0].clip(0.0, 1.0)
-    answered = time.perf_counter()
-    best = (-row).argsort(kind="stable")[:top_k].tolist()
-    classes = tuple(ClassProbability(label=engine.card.classes[i], probability=float(row[i])) for i in best)
-    first = classes[0]
-    return Tried(
-        model=version,
-        prediction=Prediction(label=first.label, probability=first.probability, classes=classes),
-        load_ms=1000 * (loaded - began),
-        answer_ms=1000 * (answered - loaded),
-    )
+        """End the program."""
+        self.apart.close()

@@ -26,11 +26,11 @@ def test_as_much_as_can_be_decoded_is_shown(previewer: Previewer):
     async def ask() -> None:
         for data in (JPEG, JPEG[: len(JPEG) // 2]):
             assert images.inspect(await previewer.preview(data, 16)).width == 16
-        program = previewer._child
+        program = previewer.apart.program
         with pytest.raises(ImageRefused, match="not an image") as refused:
             await previewer.preview(b"<script>", 16)
         assert refused.value.code == "no_preview"
-        assert previewer._child is program is not None
+        assert previewer.apart.program is program is not None
 
     asyncio.run(ask())
 
@@ -40,9 +40,9 @@ def test_a_program_that_dies_costs_one_picture(previewer: Previewer):
 
     async def ask() -> None:
         await previewer.preview(JPEG, 16)
-        assert previewer._child is not None
-        previewer._child.kill()
-        previewer._child.wait()
+        assert previewer.apart.program is not None
+        previewer.apart.program.kill()
+        previewer.apart.program.wait()
         with pytest.raises(ImageRefused, match="ended the program"):
             await previewer.preview(JPEG, 16)
         assert await previewer.preview(JPEG, 16)
@@ -56,7 +56,7 @@ def test_a_picture_that_takes_too_long_is_given_up():
 
     async def ask() -> None:
         await previewer.preview(JPEG, 16)  # while it starts it has longer
-        program = previewer._child
+        program = previewer.apart.program
         assert program is not None
         with pytest.raises(ImageRefused, match="longer than 0 s"):
             await previewer.preview(JPEG, 1024)
