@@ -1,6 +1,7 @@
 """Ingest: images in, what became of every one of them, and the buckets that they lie in."""
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from nicegui import ui
 from dashboard import charts, frame, jobs, words
 from dashboard.frame import Page, View
 from understudy.client import Client
-from understudy.errors import UnderstudyError
-from understudy.records import BucketSummary, Job, JobKind, JobState, Outcome, Recall, ReceiptEntry
+from understudy.errors import NotFound, UnderstudyError
+from understudy.records import NAME_PATTERN, BucketSummary, Job, JobKind, JobState, Outcome, Recall, ReceiptEntry
 
 #: So many entries of a kind are shown; the whole receipt is a download.
 SHOWN = 48
@@ -80,7 +81,9 @@ def _drawn(view: View, now: Seen, dialog: ui.dialog, look: jobs.Then) -> None:
 
 
 def _seen(client: Client, view: View, receipts: dict[str, Receipt]) -> Seen:
-    asked = view.query.get("job")
+    asked = view.query.get("job", "")
+    if asked and not re.fullmatch(NAME_PATTERN, asked):
+        raise NotFound(f"there is no job {asked!r}")
     job = client.job(asked) if asked else None
     if job is not None and "receipt_key" in (job.result or {}) and job.id not in receipts:
         receipts[job.id] = _receipt(client, job, view.query.get("entry", ""))

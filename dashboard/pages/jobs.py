@@ -114,7 +114,7 @@ def _versions(view: View, now: Seen) -> None:
     names = list(dict.fromkeys(each.version for each in now.champions))
     if len(names) < 2:
         return
-    with frame.element("nav", "us-row us-chips", aria_label="Teacher"):
+    with frame.element("div", "us-row us-chips", role="group", aria_label="Teacher"):
         for name in names[:8]:
             here = {"aria_current": "true"} if name == now.shards.version else {}
             with frame.element("a", "us-chip", href=view.link(version=name, cursor=None), **here):
@@ -197,7 +197,7 @@ def _jobs(view: View, found: Sequence[Job], look: jobs.Then) -> None:
     with frame.panel("Jobs"):
         with frame.element("div", "us-row us-apart"):
             for name, kind in (("kind", JobKind), ("state", JobState)):
-                with frame.element("nav", "us-row us-chips", aria_label=f"By {name}"):
+                with frame.element("div", "us-row us-chips", role="group", aria_label=f"By {name}"):
                     for value in (None, *kind):
                         here = {"aria_current": "true"} if view.query.get(name) == value else {}
                         with frame.element("a", "us-chip", href=view.link(**{name: value}), **here):

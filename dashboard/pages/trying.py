@@ -1,5 +1,6 @@
 """Try it: one image, and what the champion and any other version say of it, side by side."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ async def build(view: View) -> None:
 async def _image(view: View) -> tuple[bytes | None, str]:
     """The image that the address names, drawn; None: it names none, and a sentence if it cannot be had."""
     if sha256 := view.query.get("sha256"):
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            return None, "An image is named by its SHA-256: 64 digits and letters from a to f."
         try:
             data = await view.ask(lambda client: client.picture(sha256))
         except RequestFailed as error:
@@ -149,7 +152,7 @@ def _choices(view: View, models: Sequence[ModelVersion], champion: str, others: 
     known = [model.id for model in models if model.id != champion][:LISTED]
     if not known:
         return
-    with frame.element("nav", "us-row us-chips", aria_label="Versions beside the champion"):
+    with frame.element("div", "us-row us-chips", role="group", aria_label="Versions beside the champion"):
         frame.text("Beside the champion:", "us-soft")
         for version in known:
             is_on = version in others

@@ -17,7 +17,7 @@ def test_finished_jobs_are_listed_with_what_became_of_them(page: Page, house, sh
     expect(rows.filter(has_text=first.id)).to_contain_text("60 accepted, 1 quarantined")
     shot("jobs")
 
-    page.get_by_role("navigation", name="By kind").get_by_role("link", name="labeled").click()
+    page.get_by_role("group", name="By kind").get_by_role("link", name="labeled").click()
     expect(rows).to_have_count(1)
     assert page.url.endswith("/jobs?kind=labeled")
     expect(rows.get_by_role("link", name="labeled")).to_have_attribute("href", f"/ingest?job={jobs[-1].id}")
