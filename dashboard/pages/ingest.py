@@ -401,10 +401,12 @@ def consequences(recall: Recall) -> list[str]:
         f"{words.plural(recall.num_images, 'image')} in {words.plural(recall.num_shards, 'shard')} "
         f"({words.num_bytes(recall.num_bytes)}) and {words.plural(recall.num_label_sets, 'label set')} go for good."
     ]
+    if recall.num_reviews:
+        said.append(f"With them {words.plural(recall.num_reviews, 'review')} by people.")
     if recall.num_jobs:
         said.append(f"{words.plural(recall.num_jobs, 'job')} of it that have not ended will fail.")
     if recall.models:
-        said.append(f"Trained on its pseudo-labels: {', '.join(recall.models)}. They stay; what to do is yours to say.")
+        said.append(f"Trained on it: {', '.join(recall.models)}. They stay; what to do is yours to say.")
     if recall.descendants:
         said.append(f"Taught by those: {', '.join(recall.descendants)}.")
     return said if recall.models else [*said, "No model was trained on it."]

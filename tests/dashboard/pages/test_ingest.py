@@ -19,11 +19,12 @@ def test_the_parts_of_a_receipt_sum_to_its_entries():
 def test_deleting_a_bucket_says_which_models_learned_from_it():
     """Or that none did."""
     recall = Recall(
-        bucket="b", dry_run=True, num_images=2, num_shards=1, num_bytes=10_000, num_label_sets=1, num_jobs=1,
+        bucket="b", dry_run=True, num_images=2, num_shards=1, num_bytes=10_000, num_label_sets=1, num_jobs=1, num_reviews=3,
         models=("g0001-aaaaaa",), descendants=("g0002-bbbbbb",),
     )  # fmt: skip
     said = " ".join(consequences(recall))
     assert "2 images in 1 shard (10.0 kB) and 1 label set" in said
+    assert "3 reviews" in said
     assert "1 job" in said
     assert "g0001-aaaaaa" in said
     assert "g0002-bbbbbb" in said
