@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from understudy.cli.labels import Bucket, Teacher
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client, RequestFailed
 from understudy.errors import Refused
 from understudy.records import Record
@@ -44,7 +44,14 @@ def _images(what: str) -> Any:
     return typer.Option(metavar="SHA256", show_default=False, help=what)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy review",
+        "understudy review --by audit --bucket phone",
+        "understudy review --from decisions.csv",
+        "understudy review --audit --json",
+    )
+)
 def review(
     by: Annotated[ReviewOrder, typer.Option(help="What to look at first; an audit is blind.")] = ReviewOrder.UNCERTAIN,
     bucket: Bucket = None,
