@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from understudy import cores, label_files
 from understudy.errors import LabelSetRefused, UnderstudyError
-from understudy.records import ReceiptEntry
+from understudy.records import Outcome, ReceiptEntry
 from understudy.store import Store
 
 #: The classes whose probabilities are kept by name; the rest is one number, the tail mass. The soft
@@ -365,8 +365,8 @@ def write_receipt(target: Path | IO[bytes], entries: Iterable[ReceiptEntry]) -> 
             writer.write_table(pa.Table.from_pylist(some, schema=RECEIPT_SCHEMA))
 
 
-def receipt_lines(store: Store, key: str, *, offset: int = 0) -> Iterator[ReceiptEntry]:
-    """The lines of a receipt from ``offset`` on, in order; what lies before is not read."""
+def receipt_lines(store: Store, key: str, *, offset: int = 0, only: Outcome | None = None) -> Iterator[ReceiptEntry]:
+    """The lines of a receipt from ``offset`` on, in order, or those of one outcome; what lies before is not read."""
     with store.open(key) as file:
         parquet = pq.ParquetFile(file)
         first = 0
@@ -374,6 +374,8 @@ def receipt_lines(store: Store, key: str, *, offset: int = 0) -> Iterator[Receip
             num_rows = parquet.metadata.row_group(group).num_rows
             if offset < first + num_rows:
                 table = parquet.read_row_group(group).slice(max(0, offset - first))
+                if only is not None:
+                    table = table.filter(pc.equal(table["outcome"], only.value))
                 for batch in table.to_batches(max_chunksize=1000):
                     yield from (ReceiptEntry(**row) for row in batch.to_pylist())
             first += num_rows
