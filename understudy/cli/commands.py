@@ -54,7 +54,7 @@ from understudy.cli.options import AsJson, Key, RecipeName, Replaced, Student, U
 from understudy.cli.watch import exit_by, follow_generation
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
-from understudy.records import Classified, GenerationRequest
+from understudy.records import Classified, GenerationRequest, GenerationState
 
 app = typer.Typer(
     name="understudy",
@@ -198,7 +198,10 @@ def init(
         else:
             console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
         if wait and result.get("generation") is not None:
-            exit_by(follow_generation(client, result["generation"], errors, as_json=as_json))
+            ended = follow_generation(client, result["generation"], errors, as_json=as_json)
+            if ended.state == GenerationState.PROMOTED and ended.version is not None:
+                client.wait_until_serving(ended.version)  # the swap takes a second, and the next command may ask it
+            exit_by(ended)
 
 
 def _sent(client: Client, weights: Path) -> str:
