@@ -17,6 +17,7 @@ from service.observed import Observed
 from service.routes import (
     buckets,
     classify,
+    comparisons,
     deployments,
     exports,
     front,
@@ -79,6 +80,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
         exports,
         jobs,
         models,
+        comparisons,
         deployments,
         sources,
         pseudo_labels,
