@@ -46,7 +46,9 @@ async def picture(request: Request, sha256: Sha256, size: Size = THUMBNAIL_SIZE)
 
 @router.get("/generations/{number}/pictures/{name}")
 async def drawn(
-    request: Request, number: Annotated[int, Part(ge=0)], name: Annotated[str, Part(pattern=r"^[a-z0-9_-]+\.(png|jpg)$")]
+    request: Request,
+    number: Annotated[int, Part(ge=0)],
+    name: Annotated[str, Part(pattern=r"^[a-z0-9_-]+\.(png|jpg)$")],
 ) -> Response:
     """A picture that the trainer drew of a generation."""
     try:

@@ -210,6 +210,10 @@ class Client:
         """Every model version, the newest first."""
         return self._items("/models", ModelVersion)
 
+    def model(self, version: str) -> ModelVersion:
+        """One model version."""
+        return ModelVersion(**self._get(f"/models/{version}"))
+
     def generations(self) -> list[Generation]:
         """Every generation, the newest first."""
         return self._items("/generations", Generation)

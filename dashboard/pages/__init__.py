@@ -1,10 +1,16 @@
 """Every page, in the order of the menu."""
 
 from dashboard import frame
-from dashboard.pages import loop
+from dashboard.pages import compare, generation, generations, loop, serving
 from dashboard.sessions import Sessions
 
-EVERY = (loop.PAGE,)
+EVERY = (
+    loop.PAGE,
+    generations.PAGE,
+    generation.PAGE,
+    compare.PAGE,
+    serving.PAGE,
+)
 
 
 def register(sessions: Sessions) -> None:
