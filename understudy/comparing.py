@@ -20,7 +20,7 @@ from understudy.generation_records import (
     Comparison,
     PairOutcome,
 )
-from understudy.records import ModelVersion, Record
+from understudy.records import ModelVersion, Record, Robustness
 from understudy.shards import read_manifest
 from understudy.store import Store, generation_key
 
@@ -58,6 +58,7 @@ class Pair:
     champion: str
     ours: Answers
     theirs: Answers
+    robustness: tuple[Robustness | None, Robustness | None] = (None, None)
 
     def outcomes(self) -> Iterator[tuple[str, str, str, PairOutcome]]:
         """Of each image: its class, the challenger's answer, the champion's, and who is right."""
@@ -80,7 +81,7 @@ def find(store: Store, challenger: ModelVersion, champion: ModelVersion) -> Pair
         key.rsplit("/", 1)[1]: key
         for number in (champion.generation, challenger.generation)  # the later one's own files win
         for key in store.list(generation_key(number, "").rstrip("/"))
-        if key.startswith(generation_key(number, "evaluation-"))
+        if key.startswith((generation_key(number, "evaluation-"), generation_key(number, "robustness-")))
     }
     for name, key in reversed(files.items()):
         holdout = name.removeprefix(f"evaluation-{challenger.id}-")
@@ -88,11 +89,21 @@ def find(store: Store, challenger: ModelVersion, champion: ModelVersion) -> Pair
         if holdout != name and other is not None:
             ours, theirs = (Answers.model_validate_json(store.get(each)) for each in (key, other))
             if ours.predicted and theirs.predicted:
-                return Pair(challenger.id, champion.id, ours, theirs)
+                robust = [files.get(f"robustness-{one.id}-{holdout}") for one in (challenger, champion)]
+                return Pair(challenger.id, champion.id, ours, theirs, _robustness(store, *robust))
     raise NotFound(
         f"{challenger.id} and {champion.id} were not measured on the same holdout; "
         f"a version can be compared with the champion that the gate judged it against"
     )
+
+
+def _robustness(store: Store, ours: str | None, theirs: str | None) -> tuple[Robustness | None, Robustness | None]:
+    """What both were measured at; only where both were on the same sample can the two be compared."""
+    if ours is None:
+        return None, None
+    first = Robustness.model_validate_json(store.get(ours))
+    second = Robustness.model_validate_json(store.get(theirs)) if theirs is not None else None
+    return first, second if second is not None and second.sample == first.sample else None
 
 
 def comparison(pair: Pair) -> Comparison:
@@ -119,6 +130,8 @@ def comparison(pair: Pair) -> Comparison:
             for name, count in by_class.items()
         ),
         confusions=_changed(ours, theirs),
+        challenger_robustness=pair.robustness[0],
+        champion_robustness=pair.robustness[1],
     )
 
 

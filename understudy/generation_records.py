@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from understudy.records import Probability, Record, Sha256
+from understudy.records import Probability, Record, Robustness, Sha256
 
 
 class GenerationPlan(Record):
@@ -65,6 +65,8 @@ class Comparison(Record):
     both_wrong: int
     classes: tuple[ComparedClass, ...]
     confusions: tuple[ComparedConfusion, ...]  #: the mistakes whose numbers differ most, at most 200
+    challenger_robustness: Robustness | None = None  #: None: not measured beside the other
+    champion_robustness: Robustness | None = None
 
 
 class ComparedImage(Record):

@@ -14,18 +14,17 @@ from understudy.records import (
     ClassGain,
     Evaluation,
     GateReport,
-    ModelCard,
     ModelVersion,
-    RobustnessSummary,
+    Robustness,
     VersionState,
 )
 
 #: Thumbnails on a page; the rest is a click away.
-FIRST_IMAGES, MORE_IMAGES = 24, 240
+FIRST_IMAGES, MORE_IMAGES = 20, 240
 #: A state changes seldom.
 EVERY_S = 3.0
 #: Kinds of mistakes that are shown; classes of a map.
-MAX_MISTAKES, MAX_MAP_CLASSES = 24, 30
+MAX_MISTAKES, MAX_MAP_CLASSES = 12, 30
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ async def build(view: View) -> None:
         _mistakes(pair.comparison)
     with frame.element("div", "us-grid us-wide"):
         _reliability(*pair.evaluations)
-        _robustness(pair.challenger.card, pair.champion.card if pair.champion else None)
+        _robustness(pair)
 
 
 # -- which two --------------------------------------------------------------------------------------
@@ -182,8 +181,8 @@ def _proof(pair: Pair) -> None:
                 with frame.element("div", "us-figures us-center"):
                     frame.figure(p, "p, exact one-sided McNemar", "us-mid")
                     frame.figure(f"≤ {limit}", "limit at this look", "us-mid")
-        if classes := _classes(pair):
-            _by_class(classes, pair.report.classes if pair.report else ())
+    if classes := _classes(pair):
+        _by_class(classes, pair.report.classes if pair.report else ())
 
 
 def _counts(pair: Pair) -> tuple[int, int, int, int] | None:
@@ -310,11 +309,11 @@ def _images(view: View, pair: Pair) -> None:
             with frame.panel(f"{title}: {of_all:,}", said, kind):
                 if not found:
                     frame.nothing("None." if not only else f"None of {only}.")
-                with frame.element("div", "us-thumbs"):
+                with frame.element("div", "us-thumbs us-small-thumbs"):
                     for each in found:
                         _image(each)
     is_all = bool(view.query.get("all"))
-    if not is_all and max(len(pair.won), len(pair.lost)) >= FIRST_IMAGES:
+    if not is_all and max(len(pair.won), len(pair.lost)) == FIRST_IMAGES:
         frame.link("Show more", view.link(all=1))
     frame.text("Who tunes recipes by these images learns the holdout by heart: look, and leave it.", "us-soft us-small")
 
@@ -422,33 +421,50 @@ def reliability_plot(challenger: Evaluation, champion: Evaluation | None) -> cha
     return plot
 
 
-def _robustness(challenger: ModelCard, champion: ModelCard | None) -> None:
-    with frame.panel("Robustness", "Error under each corruption of a sample of the holdout, in percent."):
-        ours = challenger.robustness
+def _robustness(pair: Pair) -> None:
+    with frame.panel("Robustness", "Share of wrong answers under each corruption of the same sample, in percent."):
+        ours = pair.comparison.challenger_robustness if pair.comparison else None
         if ours is None:
             frame.nothing("Not measured: the recipe asks for no corrupted images.", "robustness_images=400")
             return
-        theirs = champion.robustness if champion else None
-        height = 80 + 20 * len(ours.by_corruption)
-        charts.draw(robustness_plot(ours, theirs), "Error of both versions under each corruption", height=height)
+        theirs = pair.comparison.champion_robustness if pair.comparison else None
+        height = 90 + 21 * len(ours.errors)
+        charts.draw(robustness_plot(ours, theirs), "Error of both versions by corruption and severity", height=height)
+        with frame.element("div", "us-figures"):
+            for each, name in ((ours, "challenger"), (theirs, "champion")):
+                if each is not None:
+                    frame.figure(words.percent(each.mean_error), f"mean error, {name}", "us-mid")
+                    frame.figure(words.percent(each.clean_error), "on the images as they are", "us-mid")
 
 
-def robustness_plot(ours: RobustnessSummary, theirs: RobustnessSummary | None) -> charts.Options:
-    """A column a version, a row a corruption, and one for the images as they are."""
-    columns = [("challenger", ours)] + ([("champion", theirs)] if theirs else [])
-    rows = ["as they are", *ours.by_corruption]
-    cells = []
-    for x, (_, one) in enumerate(columns):
-        errors = {"as they are": one.clean_error} | one.by_corruption
-        cells += [[x, y, round(100 * errors[name], 1)] for y, name in enumerate(rows) if name in errors]
-    series = {"type": "heatmap", "name": "error, %", "data": cells, "label": {"show": True, "color": "#1d1a24"}}
-    names = charts.axis("category", data=[name.replace("_", " ") for name in rows], inverse=True)
-    names["axisLabel"] |= {"interval": 0}
-    plot = charts.options(charts.axis("category", data=[name for name, _ in columns], position="top"), names, [series])
+def robustness_plot(ours: Robustness, theirs: Robustness | None) -> charts.Options:
+    """A row a corruption, a column a severity: the challenger's, then the champion's."""
+    rows, columns, cells = list(ours.errors), [], []
+    for one, name in ((ours, "challenger"), (theirs, "champion")):
+        if one is None:
+            continue
+        first, num = len(columns), max(map(len, one.errors.values()), default=0)
+        columns += [
+            f"{name}\n{severity}" if severity == (num + 1) // 2 else f"\n{severity}" for severity in range(1, num + 1)
+        ]
+        cells += [
+            [first + x, y, round(100 * error)]
+            for y, row in enumerate(rows)
+            for x, error in enumerate(one.errors.get(row, ()))
+        ]
+    across = charts.axis("category", data=columns, position="top", axisTick={"show": False})
+    across["axisLabel"] |= {"interval": 0, "lineHeight": 15}
+    down = charts.axis("category", data=[name.replace("_", " ") for name in rows], inverse=True)
+    down["axisLabel"] |= {"interval": 0}
+    series = {
+        "type": "heatmap", "name": "error, %", "data": cells, "label": {"show": True, "color": "#1d1a24", "fontSize": 11},
+        "itemStyle": {"borderWidth": 1, "borderColor": "transparent", "borderRadius": 2},
+    }  # fmt: skip
+    plot = charts.options(across, down, [series])
     plot |= {"tooltip": {"trigger": "item", "confine": True}, "legend": {"show": False}}
-    plot["grid"] = {"left": 8, "right": 12, "top": 34, "bottom": 8, "containLabel": True}
+    plot["grid"] = {"left": 8, "right": 12, "top": 46, "bottom": 8, "containLabel": True}
     plot["visualMap"] = {
-        "show": False, "min": 0, "max": 100, "inRange": {"color": ["#e3efec", "#efe0b0", "#dc7a8e"]},
+        "show": False, "min": 0, "max": 100, "inRange": {"color": ["#d9ece8", "#efe0b0", "#dc7a8e"]},
     }  # fmt: skip
     return plot
 

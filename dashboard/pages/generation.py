@@ -190,17 +190,19 @@ def _figures(turn: Generation) -> None:
     with frame.element("div", "us-figures"):
         if not turn.state.is_ended and turn.job.metrics:
             for value, label in training_figures(turn.job.metrics):
-                frame.figure(value, label)
+                frame.figure(value, label, "us-mid")
         if turn.report:
             measured = turn.report.challenger
-            frame.figure(words.percent(measured.accuracy), f"right, of {measured.num_images:,} of the holdout")
+            frame.figure(
+                words.percent(measured.accuracy), f"right, of {measured.num_images:,} of the holdout", "us-mid"
+            )
             if turn.report.gain:
-                frame.figure(words.points(turn.report.gain.difference), "beyond the champion")
+                frame.figure(words.points(turn.report.gain.difference), "beyond the champion", "us-mid")
         if turn.version:
-            frame.figure(turn.version, "student")
-        frame.figure(turn.teacher or "labels alone", "teacher")
+            frame.figure(turn.version, "student", "us-mid")
+        frame.figure(turn.teacher or "labels alone", "teacher", "us-mid")
         if turn.ended_at:
-            frame.figure(words.duration(turn.ended_at - turn.created_at), "from opening to verdict")
+            frame.figure(words.duration(turn.ended_at - turn.created_at), "from opening to verdict", "us-mid")
 
 
 def training_figures(now: TrainingProgress) -> list[tuple[str, str]]:
@@ -262,7 +264,7 @@ class _Curves:
 
     def place(self) -> None:
         """Put the plots where they stand from now on."""
-        with frame.panel("Training"), frame.element("div", "us-grid us-wide"):
+        with frame.panel("Training"), frame.element("div", "us-grid us-thirds"):
             self._charts = [
                 charts.draw({"series": []}, described, height=230)
                 for described in (
@@ -420,10 +422,10 @@ def _pictures(number: int, names: Sequence[str]) -> None:
     shown = [name for name in PICTURES if name in names]
     if not shown:
         return
-    with frame.element("div", "us-grid us-wide"):
+    with frame.element("div", "us-grid us-thirds"):
         for name in shown:
             title, said = PICTURES[name]
-            with frame.panel(title, said):
+            with frame.panel(title, said, "us-all" if name == "augmented.jpg" else ""):
                 address = f"/generations/{number}/pictures/{name}"
                 with frame.element("a", href=address, target="_blank", aria_label=f"{title}, at full size"):
                     crisp = "us-drawn us-crisp" if name == "augmented.jpg" else "us-drawn"
@@ -477,7 +479,7 @@ def _fields(told: Sequence[Told]) -> None:
     with frame.table("field", "value", "", "meaning"):
         for one in told:
             with frame.row():
-                with frame.cell("us-mono"):
+                with frame.cell("us-mono us-nowrap"):
                     frame.text(one.name)
                 with frame.cell("us-mono"):
                     frame.text(one.value)

@@ -243,7 +243,9 @@ def _bars(names: Sequence[str], numbers: Sequence[Any], unit: str, colour: str) 
         "type": "bar", "name": unit, "data": list(numbers), "color": colour, "barMaxWidth": 46,
         "itemStyle": {"borderRadius": [4, 4, 0, 0]},
     }  # fmt: skip
-    plot = charts.options(charts.axis("category", data=list(names)), charts.axis(minInterval=1, splitNumber=3), [bars])
+    across = charts.axis("category", data=list(names))
+    across["axisLabel"] |= {"interval": 0}
+    plot = charts.options(across, charts.axis(minInterval=1, splitNumber=3), [bars])
     return plot | {"legend": {"show": False}}
 
 
