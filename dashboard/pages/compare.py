@@ -439,7 +439,9 @@ def _robustness(pair: Pair) -> None:
 
 def robustness_plot(ours: Robustness, theirs: Robustness | None) -> charts.Options:
     """A row a corruption, a column a severity: the challenger's, then the champion's."""
-    rows, columns, cells = list(ours.errors), [], []
+    rows = list(ours.errors)
+    columns: list[str] = []
+    cells: list[list[int]] = []
     for one, name in ((ours, "challenger"), (theirs, "champion")):
         if one is None:
             continue
