@@ -19,7 +19,7 @@ def draw(report: GateReport, also: str = "") -> None:
             with frame.element("div"):
                 frame.text(f"Report of the gate · generation {report.generation}", "us-over")
                 frame.text(title(report), tag="h2")
-                frame.text("; ".join(report.reasons), "us-soft", "p")
+                frame.text(summary(report), "us-soft", "p")
         if also:
             frame.text(also, "us-against", "p")
         _rules(report.rules, report.rule)
@@ -37,6 +37,18 @@ def title(report: GateReport) -> str:
         return f"{challenger} {found}"
     found = "is proved better than" if report.is_proved else "is not promoted over"
     return f"{challenger} {found} {report.champion.version}"
+
+
+def summary(report: GateReport) -> str:
+    """How many rules were kept, and which one decided; the reasons, where rules were not kept yet."""
+    if not report.rules:
+        return "; ".join(report.reasons)
+    counts = ((True, "kept"), (False, "broken"), (None, "not judged"))
+    said = [f"{num} {kind}" for passed, kind in counts if (num := sum(one.passed is passed for one in report.rules))]
+    rules = words.plural(len(report.rules), "rule")
+    return (
+        f"{rules}: {', '.join(said)}. {report.rule} decided, on {report.challenger.num_images:,} images of the holdout."
+    )
 
 
 def _seal(report: GateReport) -> str:

@@ -191,9 +191,10 @@ def versions_plot(over: Sequence[Span], swaps: charts.Options) -> charts.Options
             name,
             [(_at(span.at), round(span.images.get(name, 0.0) / span.seconds, 2)) for span in over],
             stack="all",
+            color=charts.COLOURS[i % len(charts.COLOURS)],  # said, or that of what stood there before remains
             areaStyle={"opacity": 0.3},
         )
-        for name in asked
+        for i, name in enumerate(asked)
     ] or [charts.line("nobody asks", [(_at(span.at), 0) for span in over], color=charts.GREY)]
     return _over_time(series, swaps, "images/s")
 
@@ -230,11 +231,10 @@ def refusals_plot(last: Span | None) -> charts.Options:
     """What was refused, by why."""
     found = {name: round(number) for name, number in (last.refusals if last else {}).items() if number}
     plot = _bars(list(found), list(found.values()), "refused", charts.CHALLENGER)
-    if not found:
-        plot["graphic"] = {
-            "type": "text", "left": "center", "top": "middle",
-            "style": {"text": "nothing was refused", "fill": charts.GREY, "fontSize": 13},
-        }  # fmt: skip
+    plot["graphic"] = {
+        "type": "text", "left": "center", "top": "middle",
+        "style": {"text": "" if found else "nothing was refused", "fill": charts.GREY, "fontSize": 13},
+    }  # fmt: skip
     return plot
 
 

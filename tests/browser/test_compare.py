@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from understudy.generation_records import PairOutcome
-from understudy.records import ModelVersion, VersionState
+from understudy.records import GenerationRequest, ModelVersion, VersionState
 
 #: It must be shown as it is, and never run.
 REASON = "<img src=x onerror=document.title='run'> we sell none of these"
@@ -38,22 +38,31 @@ def test_the_certificate_has_the_verdict_and_every_rule(
     shot("compare")
 
 
-def test_the_images_that_tell_two_apart_are_those_of_the_counts(page: Page, house, refused: ModelVersion):
-    """As many thumbnails as the report counts, each of them loaded, and those of one class at its address."""
-    champion = house.client.generation(refused.generation).report.champion.version
-    counted = house.client.comparison(refused.id, champion)
-    page.goto(f"/compare?challenger={refused.id}")
+@pytest.fixture
+def poor(house) -> ModelVersion:
+    """A version that the champion is told apart from: it has hardly learned."""
+    request = GenerationRequest(recipe="tiny", overrides={"student_steps": 2, "warmup_steps": 0, "size": 16})
+    opened = house.client.wait_for_generation(house.client.generate(request).number)
+    return house.client.model(opened.version)
+
+
+def test_the_images_that_tell_two_apart_are_those_of_the_counts(page: Page, house, poor: ModelVersion):
+    """As many thumbnails as are counted, each of them loaded, and those of one class at its address."""
+    champion = house.client.generation(poor.generation).report.champion.version
+    counted = house.client.comparison(poor.id, champion)
+    assert counted.lost > 0
+    page.goto(f"/compare?challenger={poor.id}")
     expect(page.locator("figure.us-pair")).to_have_count(min(20, counted.won) + min(20, counted.lost))
     for image in page.locator("figure.us-pair img").all():
         image.scroll_into_view_if_needed()
         expect(image).to_have_js_property("complete", True)
         assert image.evaluate("image => image.naturalWidth") > 0
-    one = counted.classes[0].name
-    page.goto(f"/compare?challenger={refused.id}&class={one}")
+    one = max(counted.classes, key=lambda each: each.lost).name
+    page.goto(f"/compare?challenger={poor.id}&class={one}")
     of_class = [
         image
         for outcome in (PairOutcome.WON, PairOutcome.LOST)
-        for image in house.client.compared_images(refused.id, champion, outcome=outcome, class_name=one)
+        for image in house.client.compared_images(poor.id, champion, outcome=outcome, class_name=one)
     ]
     assert {image.truth for image in of_class} <= {one}
     expect(page.locator("figure.us-pair")).to_have_count(len(of_class))
