@@ -76,7 +76,7 @@ def _rules(rules: Sequence[Rule], deciding: str) -> None:
                     frame.text(number(rule.value))
                 with frame.cell("us-right us-mono us-nowrap us-soft"):
                     frame.text("–" if rule.limit is None else f"≤ {number(rule.limit)}")
-                with frame.cell("us-soft"):
+                with frame.cell("us-soft us-sentence"):
                     frame.text(rule.sentence)
 
 

@@ -111,7 +111,7 @@ def history(view: View, champions: Sequence[Championship], *, most: int = 50) ->
                     frame.text(words.ago(each.at)).props["title"] = words.moment(each.at)
                 with frame.cell("us-nowrap"):
                     frame.text(each.actor)
-                with frame.cell("us-soft"):
+                with frame.cell("us-soft us-sentence"):
                     frame.text(each.reason)
                 with frame.cell("us-right us-nowrap"):
                     if each.sequence == champions[0].sequence:

@@ -416,7 +416,7 @@ def reliability_plot(challenger: Evaluation, champion: Evaluation | None) -> cha
         ]
         series.append(charts.line(name, dots, color=colour, showSymbol=True, symbol="circle"))
     across = charts.axis(min=0, max=100, name="confidence, %", nameLocation="middle", nameGap=24)
-    plot = charts.options(across, charts.axis(min=0, max=100, name="right, %"), series)
+    plot = charts.options(across, charts.axis(min=0, max=100), series)
     plot["grid"] |= {"bottom": 44}
     return plot
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil, floor
 from typing import Any, TypeVar
 
 from nicegui import ui
@@ -304,7 +305,9 @@ def accuracy_plot(curves: _Curves) -> charts.Options:
     """The averaged student, for show."""
     seen = [(step, round(100 * share, 2)) for step, share in sorted(curves.accuracy.items())]
     series = [charts.line("EMA accuracy, %", seen, color=charts.CHAMPION, showSymbol=True, symbolSize=8)]
-    return charts.options(_steps_axis(curves), charts.axis(scale=True, splitNumber=4), series)
+    shares = [share for _, share in seen] or [0.0, 100.0]
+    low, high = max(0, floor(min(shares)) - 2), min(100, ceil(max(shares)) + 2)  # one dot alone has no scale
+    return charts.options(_steps_axis(curves), charts.axis(min=low, max=high, splitNumber=4), series)
 
 
 def speed_plot(curves: _Curves) -> charts.Options:
@@ -359,7 +362,7 @@ def selection_plot(chosen: Selection) -> charts.Options:
         bar | {"name": "with copies", "data": [one.rows for one in yields], "color": charts.CHAMPION},
         wanted,
     ]
-    plot = charts.options(charts.axis("category", data=names), charts.axis(name="images"), series)
+    plot = charts.options(charts.axis("category", data=names), charts.axis(), series)
     if len(names) > MAX_CLASSES_AT_ONCE:
         share = 100 * MAX_CLASSES_AT_ONCE / len(names)
         plot |= {"dataZoom": [{"type": "slider", "start": 0, "end": share, "height": 16, "bottom": 4}]}
@@ -486,7 +489,7 @@ def _fields(told: Sequence[Told]) -> None:
                 with frame.cell("us-nowrap"):
                     if one.why:
                         frame.badge(one.why, "busy" if one.why == "replaced" else "")
-                with frame.cell("us-soft"):
+                with frame.cell("us-soft us-sentence"):
                     frame.text(one.meaning)
 
 

@@ -142,11 +142,11 @@ def _fill(chart: ui.echart, plot: charts.Options) -> None:
     chart.update()
 
 
-def _over_time(series: Sequence[charts.Options], swaps: charts.Options, unit: str) -> charts.Options:
+def _over_time(series: Sequence[charts.Options], swaps: charts.Options) -> charts.Options:
     first, *others = series
     return charts.options(
         charts.axis("time", splitLine={"show": False}, axisLabel={"color": charts.GREY, "hideOverlap": True}),
-        charts.axis(min=0, name=unit, splitNumber=3),
+        charts.axis(min=0, splitNumber=3),
         [first | {"markLine": swaps}, *others],
     )
 
@@ -170,7 +170,7 @@ def requests_plot(over: Sequence[Span], swaps: charts.Options) -> charts.Options
         charts.line("answered", good, color=charts.LABELS, **shaded),
         charts.line("refused or failed", bad, color=charts.CHALLENGER, **shaded),
     ]
-    return _over_time(series, swaps, "a second")
+    return _over_time(series, swaps)
 
 
 def latency_plot(over: Sequence[Span], swaps: charts.Options) -> charts.Options:
@@ -180,7 +180,7 @@ def latency_plot(over: Sequence[Span], swaps: charts.Options) -> charts.Options:
         charts.line(name, [(_at(span.at), _rounded(span.percentile_ms(share))) for span in over], color=colour)
         for share, name, colour in kinds
     ]
-    return _over_time(series, swaps, "ms")
+    return _over_time(series, swaps)
 
 
 def versions_plot(over: Sequence[Span], swaps: charts.Options) -> charts.Options:
@@ -196,7 +196,7 @@ def versions_plot(over: Sequence[Span], swaps: charts.Options) -> charts.Options
         )
         for i, name in enumerate(asked)
     ] or [charts.line("nobody asks", [(_at(span.at), 0) for span in over], color=charts.GREY)]
-    return _over_time(series, swaps, "images/s")
+    return _over_time(series, swaps)
 
 
 def queue_plot(samples: Sequence[Sample]) -> charts.Options:
@@ -208,7 +208,7 @@ def queue_plot(samples: Sequence[Sample]) -> charts.Options:
         ),
         charts.line("requests in flight", [(_at(one.at), one.in_flight) for one in some], step="end", color="#5b7db8"),
     ]
-    return _over_time(series, {"data": []}, "")
+    return _over_time(series, {"data": []})
 
 
 def batches_plot(last: Span | None) -> charts.Options:
@@ -244,7 +244,7 @@ def _bars(names: Sequence[str], numbers: Sequence[Any], unit: str, colour: str) 
         "itemStyle": {"borderRadius": [4, 4, 0, 0]},
     }  # fmt: skip
     across = charts.axis("category", data=list(names))
-    across["axisLabel"] |= {"interval": 0}
+    across["axisLabel"] |= {"interval": 0, "hideOverlap": True}
     plot = charts.options(across, charts.axis(minInterval=1, splitNumber=3), [bars])
     return plot | {"legend": {"show": False}}
 
@@ -292,7 +292,7 @@ def _deployments(view: View, deployments: Sequence[Deployment]) -> None:
                     frame.text(f"{each.counts.challenger_errors} / {each.counts.champion_errors}")
                 with frame.cell("us-nowrap"):
                     frame.text(f"{_ms(each.challenger_latency_ms)} / {_ms(each.champion_latency_ms)}")
-                with frame.cell("us-soft"):
+                with frame.cell("us-soft us-sentence"):
                     frame.text(each.reason or words.ago(each.created_at))
                 with frame.cell("us-right us-nowrap"):
                     if each.state == DeploymentState.ACTIVE:

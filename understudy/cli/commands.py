@@ -19,6 +19,7 @@ import understudy
 from understudy import bench, demonstration, local
 from understudy.cli import (
     buckets,
+    compare,
     deployments,
     exports,
     gate,
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, robustness,
+    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, watch, gate, compare, robustness,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
