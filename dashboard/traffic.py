@@ -69,6 +69,7 @@ def parsed(text: str, at: float) -> Sample:
                 _add(maps["refusals"], labels[_REFUSALS[name]], value)
             elif name in _GAUGES:
                 gauges[_GAUGES[name]] = value
+    gauges["in_flight"] = max(0.0, gauges.get("in_flight", 0.0) - 1)  # one was the asking itself
     return Sample(at=at, **maps, **bins, **gauges)  # type: ignore[arg-type]  # each name is its field's
 
 
