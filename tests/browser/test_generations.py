@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
-#: Seconds, where a student need not learn anything.
-HURRIED = "student_steps=2\nwarmup_steps=0\nsize=16"
+#: It is refused before anything is trained: its teacher is larger.
+TOO_SMALL = "efficientnet@width=0.5"
 
 
 def test_every_generation_is_a_line_that_leads_to_its_page(page: Page, house, shot: Callable[[str], None]):
@@ -40,21 +40,23 @@ def test_a_generation_shows_how_it_learned_and_from_what(page: Page, house, shot
     shot("generation")
 
 
-def test_a_generation_is_opened_with_a_button_and_judged_before_ones_eyes(page: Page, house):
-    """A field that no recipe has is refused in words and keeps the form; then it opens, and its gate is reached."""
+def test_a_generation_is_opened_with_a_button_and_a_failure_is_told(page: Page, house):
+    """A field that no recipe has is refused in words and keeps the form; what only the trainer finds is on its page."""
     page.goto("/generations")
     page.get_by_role("button", name="Open a generation").click()
     fields = page.get_by_role("textbox", name="Fields to replace")
     fields.fill("treshold")
     page.get_by_role("button", name="Open it").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("FIELD=VALUE")
-    fields.fill(HURRIED)
-    page.get_by_role("button", name="Open it").click()
+    fields.fill("label_smoothing=0.05")
+    page.get_by_role("textbox", name="Student").fill(TOO_SMALL)
     number = house.client.generations()[0].number + 1
+    page.get_by_role("button", name="Open it").click()
     page.wait_for_url(f"**/generations/{number}")
-    house.client.wait_for_generation(number)
-    expect(page.locator(".us-step-done")).to_have_count(8)
-    expect(page.locator(".us-step-now")).to_have_count(0)
+    expect(page.locator(".us-step-failed")).to_contain_text("Plan")
+    expect(page.get_by_role("alert")).to_contain_text(TOO_SMALL)
+    opened = house.client.generation(number)
+    assert opened.request.overrides == {"label_smoothing": 0.05}
 
 
 def test_what_is_no_generation_is_said_to_be_none(page: Page):
