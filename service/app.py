@@ -27,11 +27,15 @@ from service.routes import (
     ingest,
     jobs,
     labeled,
+    loop,
+    model_files,
     models,
     pseudo_labels,
+    reviews,
     selections,
     sources,
     uploads,
+    webhooks,
 )
 from understudy.settings import ServiceSettings
 
@@ -81,11 +85,15 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
         jobs,
         models,
         comparisons,
+        loop,
+        model_files,
         deployments,
         sources,
         pseudo_labels,
+        reviews,
         selections,
         images,
+        webhooks,
         health,
         front,
     ):

@@ -71,6 +71,49 @@ COMPARISON: dict[str, Any] = {
     "classes": [{"name": "t-shirt", "num_images": 600, "won": 33, "lost": 5}],
     "confusions": [{"truth": "t-shirt", "answer": "longsleeve", "challenger": 43, "champion": 71}],
 }
+REVIEW_QUEUE: dict[str, Any] = {
+    "items": [
+        {
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "bucket": "holiday-photos",
+            "teacher": "g0003-8f2c1a",
+            "label": "t-shirt",
+            "confidence": 0.48,
+            "margin": 0.02,
+            "classes": [{"label": "t-shirt", "probability": 0.48}, {"label": "longsleeve", "probability": 0.46}],
+            "previous_teacher": "g0002-1b9c44",
+            "previous_label": "longsleeve",
+        }
+    ],
+    "next": None,
+    "by": "uncertain",
+    "teacher": "g0003-8f2c1a",
+    "audit_threshold": None,
+}
+_REVIEW: dict[str, Any] = {
+    "id": 17,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "verdict": "correct",
+    "class_name": "longsleeve",
+    "is_new_class": False,
+    "teacher": "g0003-8f2c1a",
+    "label": "t-shirt",
+    "confidence": 0.48,
+    "is_audit": False,
+    "audit_threshold": None,
+    "actor": "key 5f1c9a",
+    "at": "2026-11-21T09:50:00.000Z",
+    "undone_at": None,
+}
+REVIEWS: dict[str, Any] = {"items": [_REVIEW], "next": None}
+UNDONE_REVIEWS: dict[str, Any] = {"items": [_REVIEW | {"undone_at": "2026-11-21T09:50:04.000Z"}], "next": None}
+_AUDITED = {"num_audited": 120, "num_right": 111, "precision": 0.925, "interval": {"low": 0.862, "high": 0.965}}
+AUDIT: dict[str, Any] = _AUDITED | {
+    "teacher": "g0003-8f2c1a",
+    "threshold": 0.3,
+    "num_rejected": 2,
+    "per_class": {"t-shirt": _AUDITED},
+}
 JOB = _JOB
 QUEUED_JOB = _QUEUED
 SYNC_JOB = _QUEUED | {
@@ -144,6 +187,7 @@ RECALL: dict[str, Any] = {
     "num_bytes": 96_000_000,
     "num_label_sets": 2,
     "num_jobs": 0,
+    "num_reviews": 12,
     "models": ["g0003-8f2c1a"],
     "descendants": [],
 }
@@ -161,6 +205,16 @@ EXPORT_FILES: dict[str, Any] = {
             "num_bytes": 80_998_400,
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
             "num_rows": 412,
+        }
+    ],
+    "next": None,
+}
+MODEL_FILES: dict[str, Any] = {
+    "items": [
+        {
+            "name": "model.onnx",
+            "num_bytes": 16_284_103,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         }
     ],
     "next": None,
@@ -213,6 +267,61 @@ HISTORY: dict[str, Any] = {
         }
     ],
     "validations": [{"step": 100, "accuracy": 0.83, "num_images": 240, "seconds": 0.11}],
+}
+LOOP: dict[str, Any] = {
+    "paused": False,
+    "by": None,
+    "since": None,
+    "reason": None,
+    "champion": "g0002-2bdadd",
+    "generation": {"number": 3, "state": "running", "step": "train", "done": 120, "total": 400},
+    "labels": {"num_wanted": 0, "num_running": 0, "num_done": 12, "num_failed": 0},
+    "num_images": 11_480,
+    "num_pseudo_labels": 11_480,
+    "generate_after": 0,
+    "num_new_images": 480,
+    "next": "generation",
+    "why": "generation 3 is under way: train (120 of 400)",
+}
+PAUSED_LOOP: dict[str, Any] = LOOP | {
+    "paused": True,
+    "by": "key 3f9c1e",
+    "since": "2026-11-21T09:35:00.000Z",
+    "reason": "the GPU is needed elsewhere",
+    "next": "resume",
+    "why": "paused by key 3f9c1e since 2026-11-21 09:35 UTC (the GPU is needed elsewhere): nothing new starts until "
+    "`understudy resume`; generation 3 goes on to its end",
+}
+WEBHOOK: dict[str, Any] = {
+    "id": "b1946ac92492d2347c62",
+    "url": "https://example.com/understudy",
+    "events": ["generation.finished", "alarm"],
+    "description": "the team's channel",
+    "created_by": "key 3f9c1e",
+    "created_at": "2026-11-21T09:30:00.000Z",
+}
+NEW_WEBHOOK: dict[str, Any] = WEBHOOK | {"secret": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
+DELIVERY: dict[str, Any] = {
+    "id": 7,
+    "webhook": "b1946ac92492d2347c62",
+    "event_id": "msg_0204b678d519f1b9bdbf7a0f",
+    "event": "generation.finished",
+    "subject": "3",
+    "state": "queued",
+    "num_attempts": 1,
+    "next_at": "2026-11-21T09:31:10.000Z",
+    "created_at": "2026-11-21T09:31:04.000Z",
+    "body": '{"id":"msg_0204b678d519f1b9bdbf7a0f","type":"generation.finished","timestamp":"2026-11-21T09:31:04.000Z",'
+    '"subject":"3","data":{"generation":3,"state":"promoted","version":"g0003-8f2c1a"}}',
+    "attempts": [
+        {
+            "at": "2026-11-21T09:31:05.000Z",
+            "status": 502,
+            "ms": 112,
+            "answer": "bad gateway",
+            "problem": "it answered 502",
+        }
+    ],
 }
 DEPLOYMENT: dict[str, Any] = {
     "id": "5d1c0a4b7e9f2a6b8c3d",

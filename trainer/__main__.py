@@ -17,7 +17,6 @@ from trainer.work import Workplace
 from understudy import heartbeat, messages, settings
 from understudy.catalog import Catalog, claims, generations, jobs
 from understudy.catalog.claims import Claim
-from understudy.catalog.tables import JobRow
 from understudy.engine import available_cores
 from understudy.errors import LeaseLost, SettingsRefused, UnderstudyError
 from understudy.records import Problem
@@ -85,23 +84,12 @@ def work(place: Workplace, stopping: threading.Event, *, lease_s: float) -> None
     """Take one generation after the other until ``stopping`` is set, here or in a process that trains along."""
     log.info("ready")
     while not (stopping.is_set() or place.ranks.is_broken or place.ranks.is_ending):
-        claim = take(place.catalog, lease_s)
+        claim = generations.claim(place.catalog, lease_s=lease_s)
         if claim is None:
             stopping.wait(place.poll_s)
         elif not attempt(place, claim, stopping):
             stopping.wait(place.poll_s * claim.attempt)  # what has just failed is not hammered
     log.info("ended")
-
-
-def take(catalog: Catalog, lease_s: float) -> Claim | None:
-    """Claim a generation that waits, or whose trainer has died. None: there is none.
-
-    One that took down too many trainers is set aside by the reconciler.
-    """
-    job_id = generations.claimable(catalog)
-    if job_id is None:
-        return None
-    return claims.claim(catalog, JobRow, job_id, lease_s=lease_s, max_attempts=generations.MAX_ATTEMPTS)
 
 
 def attempt(place: Workplace, claim: Claim, stopping: threading.Event) -> bool:

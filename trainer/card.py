@@ -101,6 +101,7 @@ def finished_card(
     lineage: dict[str, Any] = {
         "labeled": list(plan.labeled),
         "num_labeled": training.num_labeled,
+        "num_reviewed": plan.reviewed.num_images,
         "num_label_sets": len(sets.label_sets),
         "label_sets": generation_key(plan.generation, "labels.json"),
         "num_pseudo": training.num_pseudo,

@@ -26,6 +26,7 @@ from trainer import loading, targets
 from trainer.loading import Pictures as Pictures  # what a run's batches are given
 from trainer.loading import Place, Request, manifest_of
 from trainer.noise import Noise
+from trainer.reviewed import ReviewedImages
 from trainer.targets import Targets, Whole
 from understudy import labels
 from understudy.engine import available_cores
@@ -134,6 +135,38 @@ def labeled_rows(store: Store, shards: Sequence[str], classes: Sequence[str], re
     places = Places(tuple(shards), table[:, 0].astype(np.int32), table[:, 1], table[:, 2].astype(np.int32))
     everyone = np.arange(len(table), dtype=np.int32)
     return Rows(places, targets.smoothed(table[:, 3], len(classes), recipe.label_smoothing), everyone)
+
+
+def with_reviewed(
+    store: Store, labeled: Rows, reviewed: ReviewedImages, classes: Sequence[str], recipe: Recipe
+) -> Rows:
+    """The labeled images and, behind them, those that people have reviewed, which lie in buckets' shards.
+
+    Raises Refused as ``labeled_rows`` and ``pseudo_rows`` do.
+    """
+    if not reviewed.sha256s:
+        return labeled
+    if strange := sorted(set(reviewed.class_names) - set(classes)):
+        raise Refused(
+            f"images were reviewed as {', '.join(strange)}, which are no classes of this student; "
+            f"open another generation",
+            code="unknown_class",
+        )
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(reviewed.shards))}
+    shard = np.array([numbers[key] for key in reviewed.shards], dtype=np.int32)
+    lie = _places(store, tuple(numbers), shard, _numbers(reviewed.sha256s))
+    index = {name: i for i, name in enumerate(classes)}
+    told = np.array([index[name] for name in reviewed.class_names], dtype=np.int64)
+    before = labeled.places
+    places = Places(
+        (*before.shards, *lie.shards),
+        np.concatenate([before.shard, lie.shard + np.int32(len(before.shards))]),
+        np.concatenate([before.offset, lie.offset]),
+        np.concatenate([before.num_bytes, lie.num_bytes]),
+    )
+    chosen = np.concatenate([labeled.targets.classes[:, 0], told])
+    everyone = np.arange(len(places), dtype=np.int32)
+    return Rows(places, targets.smoothed(chosen, len(classes), recipe.label_smoothing), everyone)
 
 
 def pseudo_rows(store: Store, key: str, selection: Selection, classes: Sequence[str], recipe: Recipe) -> Rows:

@@ -8,7 +8,8 @@ import logging
 
 from torch import nn
 
-from trainer import model, weights
+from trainer import model, reviewed, weights
+from trainer.reviewed import Reviewed
 from understudy import turns
 from understudy.catalog import Catalog, shards, versions
 from understudy.errors import RecipeRefused
@@ -30,8 +31,9 @@ class Plan(Record):
     teacher: str | None  #: None: a first teacher, on labeled data alone
     seed: int
     weights: Sha256 | None  #: of an uploaded file to start from; None: from scratch as in the paper, or its teacher's
-    labeled_counts: dict[str, int]
+    labeled_counts: dict[str, int]  #: of the labeled set and the reviewed images
     labeled: tuple[str, ...]  #: keys of the labeled set's shards
+    reviewed: Reviewed = Reviewed()  #: images of buckets that join the labeled set, as people have labeled them by now
     holdout: tuple[str, ...]  #: keys of the holdout's shards: only evaluation reads them
     last_shard: int  #: id of the newest shard to learn from; what is ingested later is for a later generation
 
@@ -40,6 +42,8 @@ def make_plan(catalog: Catalog, store: Store, generation: Generation) -> Plan:
     """Resolve a request against the catalog. Raises RecipeRefused."""
     request = generation.request
     counts = shards.class_counts(catalog, "labeled")
+    frozen, by_review = reviewed.freeze(catalog, store, generation.number)
+    counts = {name: num + by_review.get(name, 0) for name, num in counts.items()}
     teacher = versions.get(catalog, generation.teacher).card if generation.teacher else None
     recipe = turns.resolve(catalog, request, generation.number, teacher)
     student = request.student or recipe.student(generation.number)
@@ -62,6 +66,7 @@ def make_plan(catalog: Catalog, store: Store, generation: Generation) -> Plan:
         weights=turns.weights(store, request, recipe, teacher),
         labeled_counts=counts,
         labeled=tuple(shard.key for shard in shards.of_split(catalog, "labeled")),
+        reviewed=frozen,
         holdout=tuple(shard.key for shard in shards.of_split(catalog, "holdout")),
         last_shard=shards.newest(catalog),
     )

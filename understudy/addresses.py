@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from understudy.errors import SourceRefused
 
@@ -62,8 +62,8 @@ def is_loopback(host: str) -> bool:
 class Source:
     """A URL that may be asked for: a prefix of a bucket, or one file by https."""
 
-    scheme: Literal["s3", "gs", "https"]
-    host: str  #: the host by https, else the store's bucket
+    scheme: Literal["s3", "gs", "https", "http"]  #: http: a webhook only
+    host: str  #: the host by https or http, else the store's bucket
     port: int  #: 0 for stores
     path: str  #: as https sends it; for a store, the prefix of keys without a slash at its head
     url: str  #: the whole, in its one way to be written
@@ -75,7 +75,7 @@ class Source:
 
     @property
     def is_store(self) -> bool:
-        return self.scheme != "https"
+        return self.scheme in ("s3", "gs")
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ class Allowance:
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    setting: str = "UNDERSTUDY_ALLOWED_SOURCES"  #: where more are allowed, for messages
 
     @classmethod
-    def read(cls, text: str) -> "Allowance":
+    def read(cls, text: str, *, setting: str = setting) -> "Allowance":
         """Hosts and networks, separated by commas. Raises ValueError for what is neither."""
         hosts, networks = set(), []
         for word in filter(None, (part.strip().lower() for part in text.split(","))):
@@ -96,7 +97,7 @@ class Allowance:
                 if not _HOST.fullmatch(word) or "/" in word:
                     raise ValueError(f"{word!r} is neither a host's name nor a network as 10.0.0.0/8") from None
                 hosts.add(word.rstrip("."))
-        return cls(frozenset(hosts), tuple(networks))
+        return cls(frozenset(hosts), tuple(networks), setting)
 
 
 _NOBODY = Allowance()
@@ -107,6 +108,29 @@ def parse(url: str, allowed: Allowance = _NOBODY, *, is_kept: bool = True) -> So
 
     ``is_kept``: it will be kept and shown, so it must not carry the right to read it. A redirect may.
     """
+    parts, host, port = _split(url, "s3://bucket/prefix or https://host/file")
+    if parts.scheme not in SCHEMES:
+        what = f"a source by {parts.scheme!r}" if parts.scheme else "a path without a scheme"
+        raise SourceRefused(f"{what[:40]} is not taken; name one by s3://, gs:// or https://", code="scheme_refused")
+    if parts.scheme == "https":
+        if is_kept:
+            _refuse_secrets(parts.query)
+        return _file("https", host, port, parts.path, parts.query, allowed)
+    if port is not None or parts.query or "?" in url:
+        raise SourceRefused("a store's URL is s3://bucket/prefix or gs://bucket/prefix, without port or parameters")
+    return _store("s3" if parts.scheme == "s3" else "gs", parts.netloc, parts.path)
+
+
+def hook(url: str, allowed: Allowance = _NOBODY) -> Source:
+    """The address of a webhook: by https or http, maybe with a token in it. Raises SourceRefused."""
+    parts, host, port = _split(url, "https://host/path")
+    if parts.scheme not in ("https", "http"):
+        raise SourceRefused("a webhook is told by https:// or http:// only", code="scheme_refused")
+    return _file("https" if parts.scheme == "https" else "http", host, port, parts.path, parts.query, allowed)
+
+
+def _split(url: str, written_as: str) -> tuple[SplitResult, str, int | None]:
+    """The parts of a URL, its host and its port."""
     if len(url) > MAX_URL_CHARACTERS:
         raise SourceRefused(f"the URL has {len(url):,} characters; at most {MAX_URL_CHARACTERS:,} are taken")
     if _UNSAFE.search(url):
@@ -116,10 +140,7 @@ def parse(url: str, allowed: Allowance = _NOBODY, *, is_kept: bool = True) -> So
         port = parts.port
         host = (parts.hostname or "").lower()
     except ValueError as error:
-        raise SourceRefused("the URL cannot be read; write it as s3://bucket/prefix or https://host/file") from error
-    if parts.scheme not in SCHEMES:
-        what = f"a source by {parts.scheme!r}" if parts.scheme else "a path without a scheme"
-        raise SourceRefused(f"{what[:40]} is not taken; name one by s3://, gs:// or https://", code="scheme_refused")
+        raise SourceRefused("the URL cannot be read; write it as " + written_as) from error
     if "@" in parts.netloc:
         raise SourceRefused(
             "the URL has a user or password in it; credentials come from the worker's environment only",
@@ -127,13 +148,7 @@ def parse(url: str, allowed: Allowance = _NOBODY, *, is_kept: bool = True) -> So
         )
     if parts.fragment or "#" in url:
         raise SourceRefused("the URL has a '#'; write it as %23 if it is part of a name")
-    if parts.scheme == "https":
-        if is_kept:
-            _refuse_secrets(parts.query)
-        return _file(host, port, parts.path, parts.query, allowed)
-    if port is not None or parts.query or "?" in url:
-        raise SourceRefused("a store's URL is s3://bucket/prefix or gs://bucket/prefix, without port or parameters")
-    return _store("s3" if parts.scheme == "s3" else "gs", parts.netloc, parts.path)
+    return parts, host, port
 
 
 def _refuse_secrets(query: str) -> None:
@@ -145,9 +160,11 @@ def _refuse_secrets(query: str) -> None:
         )
 
 
-def _file(host: str, port: int | None, path: str, query: str, allowed: Allowance) -> Source:
+def _file(
+    scheme: Literal["https", "http"], host: str, port: int | None, path: str, query: str, allowed: Allowance
+) -> Source:
     if not host or port == 0:
-        raise SourceRefused("the URL names no host; write it as https://host/file")
+        raise SourceRefused(f"the URL names no host; write it as {scheme}://host/file")
     literal = _literal(host)
     if literal is None:
         host = _ascii(host)
@@ -155,12 +172,13 @@ def _file(host: str, port: int | None, path: str, query: str, allowed: Allowance
     elif (reason := judge(literal, allowed)) is not None:
         raise SourceRefused(reason, code="address_refused")
     shown = f"[{literal}]" if isinstance(literal, IPv6Address) else host
-    port = port or 443
+    usual = 443 if scheme == "https" else 80
+    port = port or usual
     path = (path or "/") + (f"?{query}" if query else "")
-    url = f"https://{shown}{'' if port == 443 else f':{port}'}{path}"
+    url = f"{scheme}://{shown}{'' if port == usual else f':{port}'}{path}"
     if not url.isascii():
         raise SourceRefused("the URL's path has characters beyond ASCII; write them as %xx")
-    return Source("https", host, port, path, url)
+    return Source(scheme, host, port, path, url)
 
 
 def _store(scheme: Literal["s3", "gs"], bucket: str, path: str) -> Source:
@@ -196,7 +214,7 @@ def judge_name(host: str, allowed: Allowance) -> None:
     last = host.rpartition(".")[2]
     if host == "localhost" or last in ("localhost", "local", "internal", "localdomain", "arpa"):
         raise SourceRefused(
-            f"{host} is a name of a private network; UNDERSTUDY_ALLOWED_SOURCES allows what is meant",
+            f"{host} is a name of a private network; {allowed.setting} allows what is meant",
             code="address_refused",
         )
     if last.isdigit() or re.fullmatch("0x[0-9a-f]*", last):  # 127.1, 2130706433, 0x7f000001: addresses to some
@@ -213,7 +231,7 @@ def judge(address: Address, allowed: Allowance) -> str | None:
     for each in (address, *_inner(address)):
         if _is_private(each):
             said = str(address) if each is address else f"{address} (which is {each})"
-            return f"{said} is a private, local or reserved address; UNDERSTUDY_ALLOWED_SOURCES allows what is meant"
+            return f"{said} is a private, local or reserved address; {allowed.setting} allows what is meant"
     return None
 
 

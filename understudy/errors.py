@@ -8,6 +8,7 @@ UnderstudyError
 │   ├── ArtifactRefused    an exported model is not what its card says
 │   ├── RecipeRefused      a recipe, a student or one of their fields does not exist or contradicts itself
 │   ├── SourceRefused      a remote source may not be asked for, or does not give what was asked
+│   ├── SignatureRefused   a webhook's request is not from us, is too old, or was changed on its way
 │   ├── UploadRefused      an upload is too large, empty or of the wrong kind
 │   ├── LabelSetRefused    a label set that the catalog lists is damaged
 │   └── BodyTimeout        a request's body took too long to arrive
@@ -78,6 +79,12 @@ class SourceRefused(Refused):
     """A remote source may not be asked for, or does not give what was asked."""
 
     code = "source_refused"
+
+
+class SignatureRefused(Refused):
+    """A webhook's request is not from us, is too old, or was changed on its way."""
+
+    code = "bad_signature"
 
 
 class UploadRefused(Refused):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from understudy.recipes import Recipe
 from understudy.records import Probability, Record, Sha256, VersionId
+from understudy.review_records import Review
 from understudy.tripwires import Tripwires
 
 #: Bins of confidence in the facets, each 0.05 wide; the last has 1.0 too.
@@ -45,6 +46,7 @@ class PseudoLabel(Record):
     previous_teacher: str | None = None  #: who labeled the image's shard before; None: nobody
     previous_label: str | None = None
     is_changed: bool | None = None  #: whether the two labels differ; None: there is only one
+    review: Review | None = None  #: what a person says of the image, by whatever teacher; None: nothing that counts
 
 
 class ClassFacet(Record):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from understudy import labels, quota, registry, thresholds, tripwires
-from understudy.catalog import Catalog, label_sets, shards, versions
+from understudy.catalog import Catalog, label_sets, reviews, versions
 from understudy.catalog.label_sets import Listed
 from understudy.errors import LabelSetRefused, Refused
 from understudy.label_records import (
@@ -35,6 +35,7 @@ from understudy.label_records import (
 from understudy.labels import Session
 from understudy.quota import Bins
 from understudy.records import ModelCard, ReliabilityBin
+from understudy.review_records import Review
 from understudy.store import Store
 from understudy.thresholds import Answers
 from understudy.tripwires import Agreement
@@ -47,16 +48,20 @@ MAX_LISTINGS = 3
 #: An estimate counts one image besides those of the holdout: one that is right as often as its teacher says.
 PRIOR_IMAGES = 1.0
 
-_MARGIN = "(top_probabilities[1] - coalesce(top_probabilities[2], 0))::DOUBLE"
+#: By which the label leads the second class.
+MARGIN = "(top_probabilities[1] - coalesce(top_probabilities[2], 0))::DOUBLE"
+_WANTED = "sha256 IN (SELECT unnest($wanted::VARCHAR[]))"
 _IS_CHANGED = "(now_name != before_name)"
 _KEYS = {
     LabelSort.CONFIDENCE: "confidence",
-    LabelSort.MARGIN: _MARGIN,
+    LabelSort.MARGIN: MARGIN,
     # Not compared is less than unchanged is less than changed; within each, by confidence, which is at most 1.
     LabelSort.CHANGED: f"(CASE WHEN before_name IS NULL THEN 0 WHEN {_IS_CHANGED} THEN 4 ELSE 2 END + confidence)::DOUBLE",
 }
-_COMPARED = """(
-    SELECT labels.*, now_names.name AS now_name, before_names.name AS before_name
+#: With what the teacher before said of the same image, where it said something.
+COMPARED = """(
+    SELECT labels.*, now_names.name AS now_name, before_names.name AS before_name,
+           before.confidence AS before_confidence
     FROM labels JOIN now_names ON now_names.label = labels.label
     LEFT JOIN (before JOIN before_sets ON before_sets.label_set = before.label_set
                JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
@@ -136,7 +141,7 @@ class Cursor:
         return cursor
 
 
-def _listing_anew(look: Callable[P, R]) -> Callable[P, R]:
+def listing_anew(look: Callable[P, R]) -> Callable[P, R]:
     """Look again if a label set was removed after it was listed: its bucket was recalled, or its teacher retired.
 
     Raises LabelSetRefused for one that the catalog lists and the store does not have.
@@ -155,7 +160,7 @@ def _listing_anew(look: Callable[P, R]) -> Callable[P, R]:
     return looked
 
 
-@_listing_anew
+@listing_anew
 def page(
     looking: Looking,
     filters: Filters,
@@ -184,10 +189,10 @@ def page(
         where.append(f"({_KEYS[sort]} {sign} $key OR ({_KEYS[sort]} = $key AND sha256 > $after))")
         parameters |= {"key": after.key, "after": after.sha256}
     condition = " AND ".join(where) or "true"
-    rows = f"{_COMPARED if compare else 'labels'} WHERE {condition}"
+    rows = f"{COMPARED if compare else 'labels'} WHERE {condition}"
     best = f"{'max' if order == LabelOrder.DESC else 'min'}({_KEYS[sort]}, {limit + 1})::DOUBLE[]"
     first = f"ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}"
-    with _opened(looking, sets, compare=compare, teacher=teacher) as session:
+    with opened(looking, sets, compare=compare, teacher=teacher) as session:
         # 1. The first keys of each label set: without the sha-256, which are most of what there is to read
         keys = session.ask(f"SELECT label_set, {best} AS best FROM {rows} GROUP BY label_set", parameters).to_pylist()
         holding = _holding(keys, limit + 1, is_descending=order == LabelOrder.DESC)
@@ -198,7 +203,7 @@ def page(
             session.show("labels", [one.key for one in needed])
             found = session.ask(f"SELECT sha256, label_set FROM {rows} {first}", parameters).to_pydict()
             needed = [one for one in needed if one.key in found["label_set"]]
-            condition = f"{condition} AND sha256 IN (SELECT unnest($wanted::VARCHAR[]))"
+            condition = f"{condition} AND {_WANTED}"
             parameters |= {"wanted": found["sha256"]}
 
         # 3. The rows with all that is told of them, from the label sets in which they are
@@ -216,20 +221,20 @@ def _holding(keys: Sequence[Mapping[str, Any]], num: int, *, is_descending: bool
     return {row["label_set"] for row in keys if sign * row["best"][0] <= first[-1]}
 
 
-@_listing_anew
+@listing_anew
 def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     """What every teacher says of one image, the newest last. Raises NotFound for an image that is not there."""
     label_sets.shard_of(looking.catalog, sha256)
     told = []
     for teacher in label_sets.teachers(looking.catalog):
         sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
-        with _opened(looking, sets, compare=False, teacher=teacher) as session:
+        with opened(looking, sets, compare=False, teacher=teacher) as session:
             rows = _told(looking, session, teacher, sets, "0.0::DOUBLE", "sha256 = $sha256", {"sha256": sha256})
         told += [label for _, label in rows]
     return told
 
 
-@_listing_anew
+@listing_anew
 def facets(
     looking: Looking, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False
 ) -> LabelFacets:
@@ -240,7 +245,7 @@ def facets(
     counts: dict[int, list[int]] = {}
     changed: dict[int, int] = {}
     num_compared = 0
-    with _opened(looking, sets, compare=with_changed, teacher=known) as session:
+    with opened(looking, sets, compare=with_changed, teacher=known) as session:
         last = NUM_FACET_BINS - 1
         for row in session.ask(
             f"SELECT label, least({last}, floor(confidence * {NUM_FACET_BINS}))::INTEGER AS bin, count(*) AS num "
@@ -250,7 +255,7 @@ def facets(
         if with_changed:
             for row in session.ask(
                 f"SELECT label, count(*) AS num, count(*) FILTER ({_IS_CHANGED}) AS changed "
-                f"FROM {_COMPARED} WHERE before_name IS NOT NULL GROUP BY label"
+                f"FROM {COMPARED} WHERE before_name IS NOT NULL GROUP BY label"
             ).to_pylist():
                 changed[row["label"]] = row["changed"]
                 num_compared += row["num"]
@@ -278,7 +283,7 @@ def facets(
     )
 
 
-@_listing_anew
+@listing_anew
 def agreement(
     looking: Looking, teacher: str, keys: Sequence[str], threshold: float, *, max_compared: int = tripwires.MAX_COMPARED
 ) -> Agreement | None:
@@ -294,17 +299,18 @@ def agreement(
     if not sets:
         return None
     some = sets[:: max(1, math.ceil(sum(one.num_rows for one in sets) / max_compared))]
-    with _opened(looking, some, compare=True, teacher=teacher) as session:
+    with opened(looking, some, compare=True, teacher=teacher) as session:
         (told,) = session.ask(_AGREEMENT, {"threshold": threshold}).to_pylist()
     return Agreement(max(one.previous_teacher or "" for one in some), told["num_compared"], told["num_same"])
 
 
-@_listing_anew
+@listing_anew
 def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     """What a selection from a teacher's label sets would keep, and how right it may be expected to be."""
     teacher = looking.teacher(asked.teacher)
     card = versions.get(looking.catalog, teacher).card
     human = label_sets.labeled_later(looking.catalog)
+    labeled = reviews.labeled_counts(looking.catalog)
     condition = "confidence >= $threshold" + (" AND sha256 NOT IN (SELECT sha256 FROM human_labeled)" if human else "")
     keys = [one.key for one in label_sets.listed(looking.catalog, teacher)]
     answers = thresholds.answers_of(looking.store, card.generation) if asked.thresholds == "precision" else Answers()
@@ -321,12 +327,12 @@ def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
         source, lowest = thresholds.source(session, least, len(card.classes))
         bins = _binned(session, source, condition, lowest)
         num_labels = session.ask("SELECT count(*) AS num FROM labels").to_pylist()[0]["num"]
-    told = _previewed(looking, asked, card, least, bins)
+    told = _previewed(asked, card, least, bins, labeled)
     figures = tripwires.measured(
         num_candidates=told.num_candidates,
         num_labels=num_labels,
         candidates={name: one.available for name, one in told.per_class.items()},
-        labeled=shards.class_counts(looking.catalog, "labeled"),
+        labeled=labeled,
         agreement=agreement(looking, teacher, keys, asked.threshold),
     )
     return told.model_copy(
@@ -351,14 +357,13 @@ def _binned(session: Session, source: str, condition: str, threshold: float) -> 
 
 
 def _previewed(
-    looking: Looking,
     asked: PreviewRequest,
     card: ModelCard,
     least: Mapping[int, float],
     bins: Mapping[int, Bins],
+    labeled: Mapping[str, int],
 ) -> SelectionPreview:
     available = {label: sum(some.values()) for label, some in bins.items()}
-    labeled = shards.class_counts(looking.catalog, "labeled")
     quotas = quota.of_classes(available, card.classes, labeled, asked)
     reliability = card.evaluation.reliability
     per_class: dict[str, ClassPreview] = {}
@@ -403,10 +408,8 @@ def _expected_right(confidence: float, reliability: Sequence[ReliabilityBin]) ->
     return confidence
 
 
-def _opened(
-    looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str
-) -> AbstractContextManager[Session]:
-    """A session with ``labels``, and to compare with the last teacher's all that ``_COMPARED`` joins."""
+def opened(looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str) -> AbstractContextManager[Session]:
+    """A session with ``labels``, and to compare with the last teacher's all that ``COMPARED`` joins."""
     earlier = [one for one in sets if one.previous_key is not None]
     before = [one.previous_key or "" for one in earlier]
     named = {"labels": [one.key for one in sets]} | ({"before": before} if compare else {})
@@ -461,21 +464,35 @@ def _told(
     if not sets:
         return []
     where = {one.key: one for one in sets}
-    earlier = [one for one in sets if one.previous_key is not None]
-    session.show("labels", list(where))
-    session.show("before", [one.previous_key or "" for one in earlier])
-    for name, table in _names(looking, teacher, earlier).items():
-        session.give(name, table)
+    show(looking, session, teacher, sets)
     rows = session.ask(
-        f"SELECT {key} AS key, sha256, label_set, label, confidence, {_MARGIN} AS margin, top_classes, "
-        f"top_probabilities, before_name FROM {_COMPARED} WHERE {condition}",
+        f"SELECT {key} AS key, sha256, label_set, label, confidence, {MARGIN} AS margin, top_classes, "
+        f"top_probabilities, before_name FROM {COMPARED} WHERE {condition}",
         parameters,
     ).to_pylist()
     classes = looking.classes(teacher)
-    return [(row["key"], _pseudo_label(row, where[row["label_set"]], classes)) for row in rows]
+    said = reviews.counting(looking.catalog, [row["sha256"] for row in rows])
+    return [(row["key"], _pseudo_label(row, where[row["label_set"]], classes, said.get(row["sha256"]))) for row in rows]
 
 
-def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str]) -> PseudoLabel:
+def show(looking: Looking, session: Session, teacher: str, sets: Sequence[Listed]) -> None:
+    """Have the names in ``COMPARED`` stand for these label sets, and those of the same shards before."""
+    earlier = [one for one in sets if one.previous_key is not None]
+    session.show("labels", [one.key for one in sets])
+    session.show("before", [one.previous_key or "" for one in earlier])
+    for name, table in _names(looking, teacher, earlier).items():
+        session.give(name, table)
+
+
+def of_images(
+    looking: Looking, session: Session, teacher: str, sets: Sequence[Listed], sha256s: Sequence[str]
+) -> dict[str, PseudoLabel]:
+    """What a teacher says of these images, from the label sets in which they are; ``session`` was opened for these."""
+    rows = _told(looking, session, teacher, sets, "0.0::DOUBLE", _WANTED, {"wanted": list(sha256s)})
+    return {label.sha256: label for _, label in rows}
+
+
+def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str], review: Review | None) -> PseudoLabel:
     label, before = classes[row["label"]], row["before_name"]
     return PseudoLabel(
         sha256=row["sha256"],
@@ -491,6 +508,7 @@ def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str]) ->
         previous_teacher=of.previous_teacher if before is not None else None,
         previous_label=before,
         is_changed=None if before is None else before != label,
+        review=review,
     )
 
 
@@ -509,8 +527,8 @@ def _conditions(filters: Filters, classes: Sequence[str]) -> tuple[list[str], di
     bounds = {
         "confidence >= $min_confidence": filters.min_confidence,
         "confidence <= $max_confidence": filters.max_confidence,
-        f"{_MARGIN} >= $min_margin": filters.min_margin,
-        f"{_MARGIN} <= $max_margin": filters.max_margin,
+        f"{MARGIN} >= $min_margin": filters.min_margin,
+        f"{MARGIN} <= $max_margin": filters.max_margin,
         "sha256 = $sha256": filters.sha256,
     }
     for condition, value in bounds.items():

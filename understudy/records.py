@@ -356,7 +356,8 @@ class Recall(Record):
     num_bytes: int  #: of the shards
     num_label_sets: int
     num_jobs: int  #: that had not ended, and end failed with ``bucket_deleted``
-    models: tuple[str, ...]  #: versions whose pseudo-labels were selected from the bucket's label sets
+    num_reviews: int = 0  #: what people said of its images; the undone ones too
+    models: tuple[str, ...]  #: versions trained on the bucket's pseudo-labels, or on images of it that people reviewed
     descendants: tuple[str, ...]  #: versions taught by those, and so on
 
 
@@ -484,6 +485,18 @@ class Evaluation(Record):
     def latency_ms(self) -> float | None:
         """Median of one image through the engine. None: not measured."""
         return None if self.latency is None else self.latency.median_ms
+
+
+class EvaluationSummary(Record):
+    """One model on the holdout in short: nothing that grows with the classes."""
+
+    version: str
+    num_images: int
+    num_correct: int
+    accuracy: float
+    interval: Interval
+    calibration_error: float
+    images_per_second: float
 
 
 class Robustness(Record):
@@ -627,6 +640,26 @@ class GateReport(Record):
         return self.verdict == "promote"
 
 
+class GateSummary(Record):
+    """The verdict on a challenger in short, as lists show it: `GET /generations/{n}` has the whole report."""
+
+    challenger: EvaluationSummary
+    champion: EvaluationSummary | None = None  #: None for the first teacher
+    gain: Gain | None = None  #: None for the first teacher
+    alpha: float
+    verdict: Literal["promote", "refuse"]
+    rule: str  #: which rule decided
+    reasons: tuple[str, ...]  #: in words
+    power: float | None = None
+    images_needed: int | None = None
+    control: EvaluationSummary | None = None  #: None: no control was trained
+    control_gain: Gain | None = None
+
+    @property
+    def is_proved(self) -> bool:
+        return self.verdict == "promote"
+
+
 class Variant(Record):
     """A model in another number format, for one kind of provider: a second file of the same version.
 
@@ -705,6 +738,14 @@ class ModelVersion(Record):
     created_at: Timestamp
     is_champion: bool
     card: ModelCard
+
+
+class ModelFile(Record):
+    """One file of a model version."""
+
+    name: str
+    num_bytes: int
+    sha256: Sha256 | None  #: None: the model is from before this was written down
 
 
 class Championship(Record):
@@ -873,6 +914,162 @@ class Generation(Record):
     report: GateReport | None = None
     created_at: Timestamp
     ended_at: Timestamp | None = None
+
+
+class GenerationSummary(Record):
+    """One turn of the loop, as lists show it: the same without what grows with the classes."""
+
+    number: int
+    state: GenerationState
+    request: GenerationRequest
+    teacher: str | None
+    version: str | None = None
+    job: Job
+    report: GateSummary | None = None
+    created_at: Timestamp
+    ended_at: Timestamp | None = None
+
+
+# -- the loop -----------------------------------------------------------------------------------
+
+
+class LoopPause(Record):
+    """A pause that is asked for."""
+
+    reason: Reason
+
+
+class LoopNext(enum.StrEnum):
+    """What starts next by itself."""
+
+    RESUME = "resume"  #: the loop is paused: nothing new starts until somebody resumes it
+    GENERATION = "generation"  #: the generation that is under way goes on, or the next opens by itself
+    LABELS = "labels"  #: the champion labels the shards that wait for it
+    LABELED_SET = "labeled_set"  #: nothing: no human-labeled images have arrived yet
+    PERSON = "person"  #: nothing: everything is labeled, and somebody may open a generation
+
+
+class LoopTurn(Record):
+    """The generation that is under way."""
+
+    number: int
+    state: GenerationState
+    step: str | None  #: None: no trainer has begun
+    done: int
+    total: int | None
+
+
+class LabelCounts(Record):
+    """The champion's label sets, one a shard; the four sum to the number of shards. Zero without a champion."""
+
+    num_wanted: int = 0
+    num_running: int = 0
+    num_done: int = 0
+    num_failed: int = 0
+
+
+class LoopState(Record):
+    """Where the loop stands: what runs, what waits, and what starts next."""
+
+    paused: bool
+    by: str | None = None
+    since: Timestamp | None = None
+    reason: str | None = None
+    champion: str | None
+    generation: LoopTurn | None
+    labels: LabelCounts
+    num_images: int  #: unlabeled images that were accepted, in all buckets
+    num_pseudo_labels: int  #: of them, those that the champion has labeled
+    generate_after: int  #: newly labeled images after which the next generation opens by itself; 0: never
+    num_new_images: int  #: images that were sealed since the last generation was opened and the champion has labeled
+    next: LoopNext
+    why: str  #: one sentence for people
+
+
+# -- webhooks -----------------------------------------------------------------------------------
+
+
+class WebhookEvent(enum.StrEnum):
+    INGEST_FINISHED = "ingest.finished"  #: an upload, a labeled set or a fetch has ended, well or not
+    LABELS_READY = "labels.ready"  #: the champion has labeled every shard that it could
+    GENERATION_FINISHED = "generation.finished"  #: promoted, refused or failed
+    GATE_PASSED = "gate.passed"  #: a challenger is proved better
+    GATE_REFUSED = "gate.refused"  #: it is not
+    MODEL_SWAPPED = "model.swapped"  #: the champion has moved: by the gate, or by a person against its verdict
+    MODEL_ROLLED_BACK = "model.rolled_back"  #: the champion has moved back
+    ALARM = "alarm"  #: somebody should look; ``cause`` says at what
+
+
+#: What is sent on demand, to whatever webhook.
+PING = "ping"
+
+
+class WebhookRequest(Record):
+    """Who shall be told of what."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=2000,
+        description="http or https; may carry a token",
+        examples=["https://example.com/hook"],
+    )
+    events: tuple[WebhookEvent, ...] = Field(
+        tuple(WebhookEvent), min_length=1, max_length=100, description="default: every event"
+    )
+    description: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="for people")
+
+
+class Webhook(Record):
+    """Who is told of what. Its secret is shown once and never again."""
+
+    id: str
+    url: str
+    events: tuple[WebhookEvent, ...]
+    description: str
+    created_by: str
+    created_at: Timestamp
+
+
+class NewWebhook(Webhook):
+    """The same with its secret, which nobody is shown again."""
+
+    secret: str = Field(description="of the form `whsec_...`; give it to `understudy.webhooks.verify`")
+
+
+class Event(Record):
+    """The body of a delivery: what has happened, to what, when."""
+
+    id: str  #: the same at every attempt, as in the header ``webhook-id``
+    type: str  #: a WebhookEvent, or ping
+    timestamp: Timestamp
+    subject: str  #: the id of the job, version, generation, deployment or shard
+    data: dict[str, Any]
+
+
+class DeliveryAttempt(Record):
+    """One request to a webhook."""
+
+    at: Timestamp
+    status: int | None  #: None: there was no answer
+    ms: int  #: it took
+    answer: str  #: how it begins
+    problem: str | None  #: None: it was taken, with 2xx
+
+
+class Delivery(Record):
+    """One event for one webhook."""
+
+    id: int
+    webhook: str
+    event_id: str
+    event: str
+    subject: str
+    state: JobState = Field(description="queued, running, succeeded (answered with 2xx) or failed (given up)")
+    num_attempts: int
+    next_at: Timestamp | None = Field(description="when it is tried (again); null: it has ended, or is due now")
+    created_at: Timestamp
+    body: str = Field(description="the JSON that is sent, byte for byte")
+    attempts: tuple[DeliveryAttempt, ...] = Field(description="the last twenty, the newest last")
 
 
 # -- keys ---------------------------------------------------------------------------------------

@@ -38,9 +38,12 @@ class Settings(BaseSettings):
     allowed_sources: str = Field(
         "", description="private hosts and networks that remote sources may be on, with commas; empty: none"
     )
+    allowed_hooks: str = Field(
+        "", description="private hosts and networks that webhooks may be on, with commas; empty: none"
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
 
-    @field_validator("allowed_sources")
+    @field_validator("allowed_sources", "allowed_hooks")
     @classmethod
     def _know_hosts_and_networks(cls, text: str) -> str:
         Allowance.read(text)
@@ -50,6 +53,11 @@ class Settings(BaseSettings):
     def allowance(self) -> Allowance:
         """``allowed_sources``, read."""
         return Allowance.read(self.allowed_sources)
+
+    @property
+    def hook_allowance(self) -> Allowance:
+        """``allowed_hooks``, read."""
+        return Allowance.read(self.allowed_hooks, setting="UNDERSTUDY_ALLOWED_HOOKS")
 
     @model_validator(mode="after")
     def _default_to_the_data_folder(self) -> Self:
@@ -183,6 +191,9 @@ class WorkerSettings(BackgroundSettings):
     keep_teachers: int = Field(
         0, ge=0, description="label sets of the last so many champions are kept, older ones deleted; 0: all are kept"
     )
+    generate_after: int = Field(
+        0, ge=0, lt=2**63, description="open the next generation by itself after so many newly labeled images; 0: never"
+    )
     reconcile_s: float = Field(15.0, gt=0, description="how often overdue work is looked for")
     source_bytes: int = Field(64 * 2**30, ge=1, description="largest archive that is fetched from a remote source")
 
@@ -248,6 +259,12 @@ def use_one_device(child: int, devices: str = "", root: Path = Path("/dev")) -> 
     chosen = theirs[child % len(theirs)]
     os.environ[_VISIBLE_DEVICES] = chosen
     return chosen
+
+
+def threads_asked() -> int | None:
+    """How many threads OMP_NUM_THREADS gives to the libraries that compute. None: it does not say."""
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(said) if said.isdecimal() else None
 
 
 def stop_celery_softly() -> None:

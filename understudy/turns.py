@@ -5,7 +5,7 @@ the trainer asks it again when it freezes the plan, by what is in the catalog th
 """
 
 from understudy import architectures, recipes
-from understudy.catalog import Catalog, generations, shards, versions
+from understudy.catalog import Catalog, generations, reviews, versions
 from understudy.errors import Conflict, RecipeRefused
 from understudy.recipes import Recipe, Teacher, Turn
 from understudy.records import GenerationRequest, ModelCard, Sha256
@@ -17,7 +17,7 @@ def resolve(catalog: Catalog, request: GenerationRequest, number: int, teacher: 
     turn = Turn(
         generation=number,
         student=request.student,
-        num_labeled=sum(shards.class_counts(catalog, "labeled").values()),
+        num_labeled=sum(reviews.labeled_counts(catalog).values()),
         teacher=Teacher(teacher.student, teacher.preprocessing) if teacher else None,
     )
     before = generations.previous(catalog, number)

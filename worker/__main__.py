@@ -57,7 +57,8 @@ def _work(read: WorkerSettings) -> int:
 
 
 def _reconcile(read: WorkerSettings) -> int:
-    from worker import reconcile
+    from worker import reconcile, webhooks
+    from worker.fetching import Fetcher
 
     stopped = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -65,7 +66,8 @@ def _reconcile(read: WorkerSettings) -> int:
     catalog = Catalog(read.catalog_url)
     try:
         app = messages.celery_app(read.broker_url)
-        reconcile.run(catalog, Store(read.store_url), app, read, stopped)
+        with webhooks.delivering(catalog, Fetcher(read.hook_allowance), read.hook_allowance):
+            reconcile.run(catalog, Store(read.store_url), app, read, stopped)
     finally:
         catalog.close()
     return 0

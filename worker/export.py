@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy import labels, registry
-from understudy.catalog import generations, jobs, shards, versions
+from understudy.catalog import generations, jobs, reviews, shards, versions
 from understudy.catalog.claims import Claim
 from understudy.catalog.tables import JobRow
 from understudy.errors import NotFound, Refused
@@ -53,6 +53,7 @@ WHERE confidence >= $min_confidence AND (len($wanted::INTEGER[]) = 0 OR list_con
 """
 _ORDER = " ORDER BY sha256"
 _SELECTED = " AND sha256 IN (SELECT sha256 FROM selection)"
+_UNREVIEWED = " AND sha256 NOT IN (SELECT sha256 FROM reviewed)"
 
 
 class ExportPlan(Record):
@@ -64,6 +65,7 @@ class ExportPlan(Record):
     label_sets: tuple[str, ...]  #: keys
     shards: tuple[str, ...]  #: the key of the shard that each label set is of
     selection: str | None  #: key of a generation's selection; None: all rows that fit the request
+    reviewed: str | None = None  #: key of the images that people had reviewed, whose pseudo-labels are left out
 
 
 def export(resources: Resources, job_id: str) -> None:
@@ -88,12 +90,16 @@ def _export(resources: Resources, job: Job, claim: Claim) -> None:
     # 1. What is exported, frozen.
     store = resources.store
     request = ExportRequest(**job.params["request"])
-    plan = _frozen(store, export_key(job.id, "plan.json"), lambda: _plan(resources, request))
+    plan = _frozen(store, export_key(job.id, "plan.json"), lambda: _plan(resources, job.id, request))
 
     # 2. A file for each label set. One that has its record is done.
     files: list[ExportFile] = []
-    selection = None if plan.selection is None else labels.table_from_parquet(store.get(plan.selection))
-    tables = {} if selection is None else {"selection": selection.select(["sha256"])}
+    left = {"selection": plan.selection, "reviewed": plan.reviewed}
+    tables = {
+        name: labels.table_from_parquet(store.get(key)).select(["sha256"])
+        for name, key in left.items()
+        if key is not None
+    }
     for number in range(len(plan.label_sets)):
         claim.check()
         record = export_key(job.id, f"parts/{number:06d}.json")
@@ -127,7 +133,7 @@ def _frozen(store: Store, key: str, make: Any) -> ExportPlan:
     return ExportPlan.model_validate_json(store.get(key))
 
 
-def _plan(resources: Resources, request: ExportRequest) -> ExportPlan:
+def _plan(resources: Resources, job_id: str, request: ExportRequest) -> ExportPlan:
     catalog, store = resources.catalog, resources.store
     teacher, selection = request.teacher, None
     if request.generation is not None:
@@ -151,7 +157,19 @@ def _plan(resources: Resources, request: ExportRequest) -> ExportPlan:
         label_sets=tuple(task.key for task in published if task.key is not None),
         shards=tuple(task.shard.key for task in published),
         selection=selection,
+        reviewed=_reviewed(resources, job_id),
     )
+
+
+def _reviewed(resources: Resources, job_id: str) -> str | None:
+    """Freeze what people have reviewed; the file is named by its content, so that a second attempt leaves the first's."""
+    found = labels.table({"sha256": sorted(reviews.reviewed(resources.catalog))}, sha256="string")
+    if not found.num_rows:
+        return None
+    file = labels.table_to_parquet(found)
+    key = export_key(job_id, f"reviewed-{hashlib.sha256(file).hexdigest()[:12]}.parquet")
+    resources.store.put(key, file)
+    return key
 
 
 def _selection_of(store: Store, number: int) -> str:
@@ -167,7 +185,8 @@ def _part(resources: Resources, job_id: str, plan: ExportPlan, number: int, tabl
     request, store = plan.request, resources.store
     wanted = [i for i, name in enumerate(plan.classes) if name in request.classes]
     parameters = {"names": list(plan.classes), "min_confidence": request.min_confidence, "wanted": wanted}
-    sql = _ROWS + (_SELECTED if tables else "") + _ORDER
+    conditions = {"selection": _SELECTED, "reviewed": _UNREVIEWED}
+    sql = _ROWS + "".join(conditions[name] for name in tables) + _ORDER
     try:
         table = labels.query(store, [plan.label_sets[number]], sql, parameters, **tables)
         if not table.num_rows:

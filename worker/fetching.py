@@ -1,4 +1,4 @@
-"""Files by https, from public addresses only. The only door to httpcore.
+"""Files by https from public addresses only, and webhooks to them. The only door to httpcore.
 
 A host is resolved once a connection; every address it has is judged, and the connection goes to a judged
 address, while TLS and the Host header keep the name: a name that changes its mind in between changes nothing.
@@ -9,7 +9,7 @@ import email.utils
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ CONNECT_S, READ_S = 10.0, 30.0
 #: A body may always take this long; beyond, it must come faster than a bad telephone line.
 FREE_S, MIN_BYTES_PER_S = 60.0, 16 * 1024
 PIECE_BYTES = 2**20
+#: Of a webhook's answer no more is read.
+MAX_REPLY_BYTES = 2**12
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: What is worth another attempt later.
@@ -55,8 +57,16 @@ class Answer:
     pieces: Iterator[bytes]
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a webhook answered."""
+
+    status: int
+    beginning: bytes  #: of its body
+
+
 class Fetcher:
-    """Fetches files. One a task; it keeps no connections."""
+    """Fetches files, and tells webhooks. It keeps no connections, so threads may share it."""
 
     def __init__(
         self, allowed: Allowance, *, resolve: Resolve = resolve, ssl_context: ssl.SSLContext | None = None
@@ -86,6 +96,28 @@ class Fetcher:
                         return
                     at = self._redirected(at, _Headers(reply.headers).get("location"))
         raise SourceRefused(f"{source.host} redirects more than {MAX_REDIRECTS} times", code="too_many_redirects")
+
+    def post(self, to: Source, body: bytes, headers: Mapping[str, str], *, timeout_s: float) -> Reply:
+        """Send a body within ``timeout_s`` for all of it; gives what was answered, be it a redirect, which is not followed.
+
+        Raises SourceRefused, SourceAway.
+        """
+        backend = _Hurried(self._backend, time.monotonic() + timeout_s)
+        sent = [("host", to.netloc), ("content-length", str(len(body))), *headers.items()]
+        timeouts = {"timeout": dict.fromkeys(_TIMEOUTS, timeout_s)}
+        with (
+            httpcore.ConnectionPool(
+                ssl_context=self._ssl_context, network_backend=backend, keepalive_expiry=0, retries=0
+            ) as pool,
+            _said(to.host),
+            pool.stream("POST", to.url, headers=sent, content=body, extensions=timeouts) as reply,
+        ):
+            beginning = bytearray()
+            for piece in reply.iter_stream():
+                beginning += piece
+                if len(beginning) >= MAX_REPLY_BYTES:
+                    break
+            return Reply(reply.status, bytes(beginning[:MAX_REPLY_BYTES]))
 
     def _redirected(self, at: Source, location: str | None) -> Source:
         try:
@@ -128,6 +160,55 @@ class _Judging(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Never."""
         raise SourceRefused("sources are fetched over TCP only")
+
+
+class _Hurried(httpcore.NetworkBackend):
+    """Connections that end at a time, however little is waited for each piece. Another's backend connects."""
+
+    def __init__(self, inner: httpcore.NetworkBackend, deadline: float) -> None:
+        self._inner, self._deadline = inner, deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """As the other does."""
+        left = _left(self._deadline, httpcore.ConnectTimeout)
+        return _HurriedStream(self._inner.connect_tcp(host, port, left, local_address, socket_options), self._deadline)
+
+
+class _HurriedStream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, deadline: float) -> None:
+        self._inner, self._deadline = inner, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(self._deadline, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(self._deadline, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = _left(self._deadline, httpcore.ConnectTimeout)
+        return _HurriedStream(self._inner.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+def _left(deadline: float, error: type[httpcore.TimeoutException]) -> float:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise error("the time is over")
+    return left_s
 
 
 class _Headers:

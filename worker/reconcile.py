@@ -7,12 +7,13 @@ done all the same.
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from understudy import heartbeat, messages, quarantine
-from understudy.catalog import Catalog, buckets, claims, generations, idempotency, jobs, shards
+from understudy.catalog import Catalog, buckets, claims, generations, idempotency, jobs, loop, pausing, shards
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.errors import NotFound
 from understudy.records import JobKind, Problem
@@ -82,23 +83,33 @@ def reconcile(catalog: Catalog, store: Store, app: Celery, settings: WorkerSetti
     if wanted := shards.want_labels(catalog):
         log.info("%s shards wait for the champion's label sets", len(wanted))
 
-    # 5. Ring for what waits.
+    # 5. The loop turns by itself, if the settings say so.
+    loop.turn_after(catalog, settings.generate_after)
+    if (number := generations.open_by_itself(catalog, settings.generate_after)) is not None:
+        log.info("%s images are newly labeled: generation %s is open", settings.generate_after, number)
+
+    # 6. Ring for what waits.
     _ring_overdue(app, messages.UNPACK, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_UNPACKED))
     _ring_overdue(app, messages.EXPORT, lambda: claims.overdue(catalog, JobRow, limit=MAX_RINGS, where=_IS_EXPORT))
-    tries = shards.LABEL_ATTEMPTS
-    _ring_overdue(
-        app, messages.LABEL, lambda: claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS, max_attempts=tries)
-    )
+    _ring_overdue(app, messages.LABEL, lambda: _labels_to_make(catalog))
 
-    # 6. What was sent for jobs that have ended goes, and what was never sent to its end, and old quarantines.
+    # 7. What was sent for jobs that have ended goes, and what was never sent to its end, and old quarantines.
     sweep_uploads(catalog, store)
     quarantine.sweep(catalog, store)
     store.sweep_unfinished(older_than_s=UPLOAD_SILENCE_S)
     sweep_recalls(catalog, store)
     idempotency.forget_old(catalog)
 
-    # 7. The label sets of teachers that are long past go, if the settings say so.
+    # 8. The label sets of teachers that are long past go, if the settings say so.
     sweep_labels(catalog, store, keep_teachers=settings.keep_teachers)
+
+
+def _labels_to_make(catalog: Catalog) -> list[Any]:
+    """None while the loop is paused: nobody could take them."""
+    with catalog.read() as session:
+        if pausing.is_paused(session):
+            return []
+    return claims.overdue(catalog, LabelSetRow, limit=MAX_RINGS, max_attempts=shards.LABEL_ATTEMPTS)
 
 
 def sweep_labels(catalog: Catalog, store: Store, *, keep_teachers: int, is_thorough: bool = False) -> None:

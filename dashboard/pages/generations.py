@@ -14,7 +14,7 @@ from understudy import recipes
 from understudy.client import Client
 from understudy.errors import RecipeRefused, UnderstudyError
 from understudy.recipes import Turn
-from understudy.records import Generation, GenerationRequest, GenerationState, Interval
+from understudy.records import Generation, GenerationRequest, GenerationState, GenerationSummary, Interval
 
 #: What a state looks like; any other is under way.
 KINDS = {GenerationState.PROMOTED: "champion", GenerationState.REFUSED: "", GenerationState.FAILED: "bad"}
@@ -26,7 +26,7 @@ AS_BEFORE = ""
 class Seen:
     """What the page shows of one moment."""
 
-    generations: Sequence[Generation]  #: the newest first
+    generations: Sequence[GenerationSummary]  #: the newest first
 
 
 def _seen(client: Client) -> Seen:
@@ -52,7 +52,7 @@ def _draw(seen: Seen) -> None:
                 _line(each, low, high)
 
 
-def _line(each: Generation, low: float, high: float) -> None:
+def _line(each: GenerationSummary, low: float, high: float) -> None:
     with frame.row():
         with frame.cell("us-nowrap"):
             frame.link(f"Generation {each.number}", f"/generations/{each.number}")
@@ -79,19 +79,19 @@ def _line(each: Generation, low: float, high: float) -> None:
             frame.text(words.duration(each.ended_at - each.created_at) if each.ended_at else "")
 
 
-def state(each: Generation) -> None:
+def state(each: Generation | GenerationSummary) -> None:
     """The state of a generation as a badge."""
     frame.badge(each.state, KINDS.get(each.state, "busy"))
 
 
-def _at_work(each: Generation) -> str:
+def _at_work(each: GenerationSummary) -> str:
     if each.job.problem:
         return each.job.problem.code
     share = f", {each.job.done / each.job.total:.0%}" if each.job.total else ""
     return f"{each.job.step or 'waits for the trainer'}{share}"
 
 
-def _scale(generations: Sequence[Generation]) -> tuple[float, float]:
+def _scale(generations: Sequence[GenerationSummary]) -> tuple[float, float]:
     """From where to where accuracies are drawn, the same for all."""
     intervals = [each.report.challenger.interval for each in generations if each.report]
     if not intervals:

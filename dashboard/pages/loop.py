@@ -1,6 +1,6 @@
 """The loop: what turns, what it has brought, and what comes next."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -10,41 +10,78 @@ from nicegui import ui
 from dashboard import charts, frame, words
 from dashboard.frame import Page, View
 from understudy.client import Client
-from understudy.records import BucketSummary, Championship, Generation, GenerationState
+from understudy.records import BucketSummary, Championship, GenerationState, GenerationSummary, LoopNext, LoopState
 
 
 @dataclass(frozen=True)
 class Seen:
     """What the page shows of one moment."""
 
-    generations: Sequence[Generation]  #: the newest first
+    loop: LoopState
+    generations: Sequence[GenerationSummary]  #: the newest first
     buckets: Sequence[BucketSummary]
     champions: Sequence[Championship]  #: the newest first
 
-    @property
-    def champion(self) -> str | None:
-        return self.champions[0].version if self.champions else None
-
-    @property
-    def under_way(self) -> Generation | None:
-        return next((each for each in reversed(self.generations) if not each.state.is_ended), None)
-
 
 def _seen(client: Client) -> Seen:
-    return Seen(client.generations(), client.buckets(), client.champions())
+    return Seen(client.loop(), client.generations(), client.buckets(), client.champions())
 
 
 async def build(view: View) -> None:
     """The page."""
     frame.heading("The loop", "Unlabeled images become a better model, again and again.")
-    await frame.live(lambda: view.ask(_seen), _draw)
+    look: list[Callable[[], Awaitable[None]]] = []
+
+    def draw(seen: Seen) -> None:
+        _next(view, seen.loop, look)
+        with frame.panel():
+            ui.html(cycle(seen), sanitize=False)
+        _accuracy(seen)
+        _turns(seen)
+
+    look.append(await frame.live(lambda: view.ask(_seen), draw))
 
 
-def _draw(seen: Seen) -> None:
-    with frame.panel():
-        ui.html(cycle(seen), sanitize=False)
-    _accuracy(seen)
-    _turns(seen)
+# -- what comes next --------------------------------------------------------------------------------
+
+
+def _next(view: View, loop: LoopState, look: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """What starts next and why, and the way to hold it or let it go on."""
+
+    async def go_on() -> None:
+        await frame.act(view, lambda client: client.resume(), "The loop goes on.")
+        await look[0]()
+
+    with frame.panel(classes="us-next"), frame.element("div", "us-row"):
+        frame.badge("paused" if loop.paused else "turning" if loop.next != LoopNext.PERSON else "at rest", _kind(loop))
+        frame.text(f"{loop.why[:1].upper()}{loop.why[1:]}.", "us-grow")
+        if loop.paused:
+            ui.button("Go on", icon="play_arrow", on_click=go_on).props("unelevated")
+        else:
+            ui.button("Pause", icon="pause", on_click=lambda: _ask_why(view, look)).props("outline")
+
+
+def _kind(loop: LoopState) -> str:
+    if loop.paused:
+        return "bad"
+    return "busy" if loop.next != LoopNext.PERSON else ""
+
+
+def _ask_why(view: View, look: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    with ui.dialog(value=True) as dialog, ui.card().classes("us-dialog"):
+        frame.text("Pause the loop", tag="h2")
+        frame.text("Nothing new is labeled and no generation begins; what runs goes on to its end.", "us-soft", "p")
+        why = ui.input("Why").props("autofocus outlined dense").style("width: 100%")
+
+        async def pause() -> None:
+            dialog.close()
+            await frame.act(view, lambda client: client.pause(reason=why.value or "by hand"), "The loop is paused.")
+            await look[0]()
+
+        why.on("keydown.enter", pause)
+        with frame.element("div", "us-row"):
+            ui.button("Pause", on_click=pause).props("unelevated")
+            ui.button("Cancel", on_click=dialog.close).props("flat")
 
 
 # -- the cycle --------------------------------------------------------------------------------------
@@ -79,28 +116,26 @@ def cycle(seen: Seen) -> str:
             f'<text class="said" x="{x}" y="{y + 18}" text-anchor="middle">{escape(said)}</text></a>'
         )
     parts.append(
-        f'<text class="said" x="430" y="188" text-anchor="middle">{"serves now" if seen.champion else ""}</text>'
+        f'<text class="said" x="430" y="188" text-anchor="middle">{"serves now" if seen.loop.champion else ""}</text>'
     )
     parts.append(
-        f'<text class="core" x="430" y="216" text-anchor="middle">{escape(seen.champion or "no model yet")}</text>'
+        f'<text class="core" x="430" y="216" text-anchor="middle">{escape(seen.loop.champion or "no model yet")}</text>'
     )
     return f'<svg class="us-loop" viewBox="0 0 860 400" role="img" aria-label="{escape(_spoken(nodes))}">{"".join(parts)}</svg>'
 
 
 def _nodes(seen: Seen) -> list[tuple[str, str, str]]:
     """Name, what is said of it, where it leads; in the order of the cycle."""
-    images = sum(bucket.num_images for bucket in seen.buckets)
-    labeled = sum(bucket.num_images_labeled for bucket in seen.buckets)
-    turn = seen.under_way
+    turn = seen.loop.generation
     newest = seen.generations[0] if seen.generations else None
-    step = (turn.job.step or turn.state) if turn else "nothing under way"
-    share = f" {turn.job.done / turn.job.total:.0%}" if turn and turn.job.total else ""
+    step = (turn.step or turn.state) if turn else "nothing under way"
+    share = f" {turn.done / turn.total:.0%}" if turn and turn.total else ""
     promoted = sum(each.state == GenerationState.PROMOTED for each in seen.generations)
     refused = sum(each.state == GenerationState.REFUSED for each in seen.generations)
     at = f"/generations/{newest.number}" if newest else "/generations"
     return [
-        ("Images", f"{images:,} in {words.plural(len(seen.buckets), 'bucket')}", "/ingest"),
-        ("Pseudo-labels", f"{labeled:,} by the champion", "/pseudo-labels"),
+        ("Images", f"{seen.loop.num_images:,} in {words.plural(len(seen.buckets), 'bucket')}", "/ingest"),
+        ("Pseudo-labels", f"{seen.loop.num_pseudo_labels:,} by the champion", "/pseudo-labels"),
         ("Selection", "confident, then balanced", at),
         ("Student", f"{step}{share}", at),
         ("Gate", f"{promoted} promoted, {refused} refused", "/compare"),
@@ -110,12 +145,10 @@ def _nodes(seen: Seen) -> list[tuple[str, str, str]]:
 
 def _busy(seen: Seen) -> int | None:
     """The node that is at work; None: nothing is."""
-    turn = seen.under_way
+    turn = seen.loop.generation
     if turn is not None:
-        return _AT_WORK.get((turn.job.step or "").split(" ")[0], 3)
-    if any(bucket.num_images_labeled < bucket.num_images for bucket in seen.buckets) and seen.champion:
-        return 1
-    return None
+        return _AT_WORK.get((turn.step or "").split(" ")[0], 3)
+    return 1 if seen.loop.labels.num_running else None
 
 
 def _spoken(nodes: Sequence[tuple[str, str, str]]) -> str:
@@ -134,7 +167,7 @@ def _accuracy(seen: Seen) -> None:
         charts.draw(accuracy_plot(judged), f"Accuracy of {words.plural(len(judged), 'generation')}")
 
 
-def accuracy_plot(judged: Sequence[Generation]) -> charts.Options:
+def accuracy_plot(judged: Sequence[GenerationSummary]) -> charts.Options:
     """Each generation's student on the holdout with its interval; the promoted ones in limelight."""
     dots: dict[bool, list[list[Any]]] = {True: [], False: []}
     whiskers = []
@@ -172,7 +205,7 @@ def _turns(seen: Seen) -> None:
                 _turn(each)
 
 
-def _turn(each: Generation) -> None:
+def _turn(each: GenerationSummary) -> None:
     kinds = {GenerationState.PROMOTED: "good", GenerationState.REFUSED: "", GenerationState.FAILED: "bad"}
     with frame.row():
         with frame.cell():

@@ -27,8 +27,9 @@ def delete(
     """Delete a bucket: its images, shards and label sets, also while it is being ingested or labeled.
 
     When this answers, nothing finds its images any more, and what works on it stops; the objects follow within
-    about a minute. `models` were trained on pseudo-labels selected from it, and `descendants` were taught by those:
-    they stay, and it is for you to decide on them. Exports that were made stay, too.
+    about a minute. What people said of its images in reviews goes with them. `models` were trained on pseudo-labels
+    selected from it or on images of it that people had reviewed, and `descendants` were taught by those: they stay,
+    and it is for you to decide on them. Exports that were made stay, too.
     """
     models, descendants = lineage.trained_on(service.catalog, service.store, buckets.folder(service.catalog, name))
     if dry_run:
@@ -43,6 +44,7 @@ def delete(
         num_bytes=removed.num_bytes,
         num_label_sets=removed.num_label_sets,
         num_jobs=removed.num_jobs,
+        num_reviews=removed.num_reviews,
         models=tuple(models),
         descendants=tuple(descendants),
     )

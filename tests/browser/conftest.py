@@ -30,9 +30,7 @@ SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
 #: A page on a machine that is busy with other tests is there within this time.
 PATIENCE_MS = 30_000
 #: Little enough to take seconds.
-TURN = GenerationRequest(
-    recipe="tiny", overrides={"teacher_steps": 40, "student_steps": 40, "size": 16}
-)
+TURN = GenerationRequest(recipe="tiny", overrides={"teacher_steps": 40, "student_steps": 40, "size": 16})
 #: What is on the quarantined entry's name, and must never run.
 MARKUP = "<img src=x onerror=document.title='run'>.png"
 

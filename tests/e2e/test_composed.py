@@ -20,7 +20,7 @@ from understudy.testing import picture
 CLASSES = ("amber", "jade", "lilac")
 NUM_IMAGES = 60
 #: The loop is looked at here, not how well a student learns.
-SHORT = {"student_steps": 40, "warmup_steps": 5}
+SHORT = {"teacher_steps": 60, "student_steps": 40, "warmup_steps": 5}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_loop_turns_by_the_command_line(
     seed = uuid.uuid4().int % 10**6
     if client.readiness()["model"] is None:
         labeled = pictures(tmp_path / "labeled", 90, in_folders=True, first_seed=seed)
-        job = client.labeled(labeled, request=GenerationRequest(recipe="tiny"))
+        job = client.labeled(labeled, request=GenerationRequest(recipe="tiny", overrides=SHORT))
         assert client.wait_for_job(job.id).state == JobState.SUCCEEDED
         first = client.wait_for_generation(0)
         assert first.state == GenerationState.PROMOTED, first

@@ -20,7 +20,11 @@ from understudy.testing import picture
 
 Pictures = Callable[..., io.BytesIO]
 #: Ends in seconds: these tests are about killing, not about accuracy.
-SHORT = {"recipe": "tiny", "seed": 1}
+SHORT = {
+    "recipe": "tiny",
+    "seed": 1,
+    "overrides": {"teacher_steps": 80, "student_steps": 80, "warmup_steps": 10},
+}
 
 
 def first_teacher(client: Client, pictures: Pictures) -> str:

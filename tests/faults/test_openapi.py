@@ -16,7 +16,7 @@ from understudy.store import Store
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 #: Test cases of each operation and phase, and so many with --thorough: some minutes on two cores.
-EXAMPLES, MORE_EXAMPLES = 3, 8
+EXAMPLES, MORE_EXAMPLES = 2, 8
 
 
 @pytest.fixture

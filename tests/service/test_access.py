@@ -34,7 +34,10 @@ Make = Callable[..., str]
 
 #: What may be asked without a key. A new route is not here, so it needs one.
 OPEN = {
-    *(("GET", path) for path in ("/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")),
+    *(
+        ("GET", path)
+        for path in ("/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+    ),
     *(("GET", path) for path in ("/v2/health/live", "/v2/health/ready")),
 }
 
@@ -100,6 +103,9 @@ def test_no_route_is_unprotected_that_is_not_meant_to_be(guarded: FastAPI):
         ("GET", "/jobs/any/receipt", {"classify", "ingest", "admin"}),
         ("GET", "/metrics", {"classify", "ingest", "admin"}),
         ("GET", "/v2/models/champion", {"classify", "ingest", "admin"}),
+        ("GET", "/models/g0001-abcdef", {"classify", "ingest", "admin"}),
+        ("GET", "/models/g0001-abcdef/files", {"admin"}),
+        ("HEAD", "/models/g0001-abcdef/files/model.onnx", {"admin"}),
         ("POST", "/labeled", {"admin"}),
         ("POST", "/weights", {"admin"}),
         ("POST", "/generations", {"admin"}),
@@ -458,9 +464,9 @@ def test_no_bad_revoked_other_and_misplaced_keys(
 
 def test_probes_and_documentation_are_open_and_nothing_else_is(http: httpx.Client):
     """Also what is not there is not told to strangers."""
-    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+    for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json"):
         assert http.get(path).status_code != 401, path
-    for path in ("/metrics", "/jobs", "/models", "/nothing", "/healthz/", "/"):
+    for path in ("/metrics", "/jobs", "/models", "/nothing", "/healthz/"):
         assert http.get(path).status_code == 401, path
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from understudy import labels
-from understudy.catalog import buckets, claims, jobs
+from understudy import labels, registry
+from understudy.catalog import buckets, claims, jobs, reviews
+from understudy.catalog.reviews import Decided
 from understudy.catalog.tables import LabelSetRow
 from understudy.records import ExportRequest, Job, JobKind, JobState
+from understudy.review_records import Verdict
 from understudy.store import export_file_key, export_key
 from understudy.testing import picture
 from worker.export import class_folders, export
@@ -83,6 +85,20 @@ def test_a_table_holds_what_fits_the_request(resources, exported):
     assert {row["class"] for row in rows(classes=("green",))} == {"green"}
     bar = sorted(row["confidence"] for row in every)[2]
     assert len(rows(min_confidence=bar)) == sum(row["confidence"] >= bar for row in every)
+
+
+@pytest.mark.usefixtures("labeled")
+def test_no_label_of_a_reviewed_image_is_exported(resources, exported, champion):
+    """What a person says outranks it, whatever that is."""
+    rejected, corrected = list(IMAGES)[:2]
+    for sha256, class_name in ((rejected, None), (corrected, "red")):
+        verdict = Verdict.REJECT if class_name is None else Verdict.CORRECT
+        said = Decided(sha256, verdict, class_name, registry.champion(resources.catalog), "blue", 0.5)
+        reviews.add(resources.catalog, [said], actor="me")
+
+    after = members_of(files_of(resources, exported(format="imagefolder")))
+
+    assert {name.split("/")[1][:-4] for name in after} == set(IMAGES) - {rejected, corrected}
 
 
 @pytest.mark.usefixtures("labeled")

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import update
 
 from understudy import messages, registry
-from understudy.catalog import buckets, claims, generations, jobs, shards, versions
+from understudy.catalog import buckets, claims, generations, jobs, loop, pausing, shards, versions
 from understudy.catalog.tables import GenerationRow, JobRow, LabelSetRow
 from understudy.records import JobKind, JobState
 from understudy.store import upload_key
@@ -59,6 +59,30 @@ def test_shards_without_label_sets_get_them_wished_and_rung_for(resources, send,
     reconcile_once()
     assert waiting(app) == (0, 1)
     assert shards.label_progress(resources.catalog, card.version).num_shards == 1
+
+
+def test_a_paused_loop_is_not_rung_for_until_it_goes_on(resources, send, champion, app, reconcile_once):
+    """Uploads are, whether it is paused or not."""
+    unpack(resources, send(GOOD[0]).id)
+    pausing.pause(resources.catalog, "test", actor="me")
+    send(GOOD[1])
+    reconcile_once()
+    assert waiting(app) == (1, 0)
+    pausing.resume(resources.catalog)
+    reconcile_once()
+    assert waiting(app) == (1, 1)
+
+
+def test_the_loop_turns_by_itself_if_the_settings_say_so(resources, send, champion, app, teaching):
+    """After so many newly labeled images; whoever asks is told after how many."""
+    taught = teaching(resources.catalog, resources.store)
+    taught.shard(None, GOOD[:1], "red")
+    taught.label(taught.shard("photos", GOOD[1:]), [[1, 0, 0]] * 2)
+    for after, opened in ((0, []), (3, []), (2, [0]), (2, [0])):
+        chosen = resources.settings.model_copy(update={"generate_after": after})
+        reconcile.reconcile(resources.catalog, resources.store, app, chosen)
+        assert [turn.number for turn in generations.every(resources.catalog)] == opened
+        assert loop.state(resources.catalog).generate_after == after
 
 
 def test_work_that_killed_its_holders_is_set_aside(resources, send, reconcile_once, lapse_leases):

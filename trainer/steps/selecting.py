@@ -4,7 +4,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from trainer import selection
+from trainer import reviewed, selection
 from trainer.plan import Plan
 from trainer.selection import Former, LabelSets
 from trainer.work import Work, made
@@ -24,6 +24,7 @@ def select(work: Work, plan: Plan, sets: LabelSets) -> Selection:
     catalog, store = work.place.catalog, work.place.store
     assert plan.teacher is not None, "there is nothing to select from without a teacher"
     teacher = versions.get(catalog, plan.teacher).card
+    joined = reviewed.read(store, plan.generation, plan.reviewed)
     spool = made(work.place.spool)
     with tempfile.TemporaryDirectory(dir=spool) as folder:
         rows = Path(folder) / "selection.parquet"
@@ -33,7 +34,8 @@ def select(work: Work, plan: Plan, sets: LabelSets) -> Selection:
             sets,
             classes=teacher.classes,
             labeled_counts=plan.labeled_counts,
-            human_labeled=shards.human_labeled(catalog),
+            # Those of the plan too: a review that was undone since then would put its image into both sets.
+            human_labeled=shards.human_labeled(catalog).union(joined.sha256s),
             recipe=plan.recipe,
             rows=rows,
             spool=work.place.spool,

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from trainer import data, export, model, pictures, selection, train, validation
+from trainer import data, export, model, pictures, reviewed, selection, train, validation
 from trainer.card import Training
 from trainer.checkpoints import Checkpoints
 from trainer.diary import Diary
@@ -87,6 +87,8 @@ def training_run(
     """The run of a plan in one process, be it the only one or one of several."""
     plan, recipe = order.plan, order.plan.recipe
     labeled = data.labeled_rows(store, plan.labeled, plan.classes, recipe)
+    joined = reviewed.read(store, plan.generation, plan.reviewed)
+    labeled = data.with_reviewed(store, labeled, joined, plan.classes, recipe)
     pseudo = None
     if order.selected is not None:
         key = generation_key(plan.generation, selection.rows_name(order.selected.rows_sha256))

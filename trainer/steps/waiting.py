@@ -7,6 +7,7 @@ from trainer.selection import LabelSets
 from trainer.work import Work
 from understudy import registry
 from understudy.catalog import shards
+from understudy.catalog.loop import WAITS_FOR_LABELS
 from understudy.errors import Conflict
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def wait_for_labels(work: Work, plan: Plan) -> LabelSets:
         return LabelSets(teacher=None)
     while True:
         at = shards.label_progress(catalog, teacher, up_to=plan.last_shard)
-        work.progress.show("wait for labels", at.num_done + at.num_failed, at.num_shards)
+        work.progress.show(WAITS_FOR_LABELS, at.num_done + at.num_failed, at.num_shards)
         if at.num_done + at.num_failed >= at.num_shards:
             break
         if (champion := registry.champion(catalog)) != teacher:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from understudy.catalog import events, reviews
 from understudy.catalog.database import Catalog, now
 from understudy.catalog.tables import (
     BucketRow,
@@ -20,6 +21,7 @@ from understudy.catalog.tables import (
     LabeledImageRow,
     LabelSetRow,
     RecallRow,
+    ReviewRow,
     ShardRow,
     SourceObjectRow,
     SourceRow,
@@ -43,6 +45,7 @@ class Extent:
     num_bytes: int
     num_label_sets: int
     num_jobs: int  #: that have not ended
+    num_reviews: int  #: the undone ones too
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def extent(catalog: Catalog, name: str) -> Extent:
 def delete_bucket(catalog: Catalog, name: str, *, actor: str) -> Extent:
     """Remove a bucket from the catalog; gives what it was. Its objects are for the sweep. Raises NotFound."""
     with catalog.write() as session:
+        reviews.in_turn(session)
         # 1. Its jobs end first: the rows' locks let no seal of theirs come after what follows.
         num_jobs = _extent(session, name).num_jobs
         _end_jobs(session, name)
@@ -79,7 +83,9 @@ def delete_bucket(catalog: Catalog, name: str, *, actor: str) -> Extent:
         # 3. From what refers to what is referred to.
         of_bucket = select(ShardRow.id).where(ShardRow.bucket == name)
         session.execute(delete(LabelSetRow).where(LabelSetRow.shard_id.in_(of_bucket)))
-        _forget_fingerprints(session, select(ImageRow.sha256).where(ImageRow.shard_id.in_(of_bucket)))
+        images = select(ImageRow.sha256).where(ImageRow.shard_id.in_(of_bucket))
+        session.execute(delete(ReviewRow).where(ReviewRow.sha256.in_(images)))
+        _forget_fingerprints(session, images)
         session.execute(delete(ImageRow).where(ImageRow.shard_id.in_(of_bucket)))
         session.execute(delete(ShardRow).where(ShardRow.bucket == name))
         jobs = select(JobRow.id).where(JobRow.bucket == name)
@@ -135,6 +141,12 @@ def _extent(session: Session, name: str) -> Extent:
     )
     num_shards, num_images, num_bytes = session.execute(totals.where(ShardRow.bucket == name)).one()
     label_sets = select(func.count()).select_from(LabelSetRow).join(ShardRow, ShardRow.id == LabelSetRow.shard_id)
+    reviewed = (
+        select(func.count())
+        .select_from(ReviewRow)
+        .join(ImageRow, ImageRow.sha256 == ReviewRow.sha256)
+        .join(ShardRow, ShardRow.id == ImageRow.shard_id)
+    )
     open_jobs = select(func.count()).select_from(JobRow).where(JobRow.bucket == name, _is_open())
     return Extent(
         folder=place,
@@ -143,6 +155,7 @@ def _extent(session: Session, name: str) -> Extent:
         num_bytes=int(num_bytes),
         num_label_sets=session.scalar(label_sets.where(ShardRow.bucket == name)) or 0,
         num_jobs=session.scalar(open_jobs) or 0,
+        num_reviews=session.scalar(reviewed.where(ShardRow.bucket == name)) or 0,
     )
 
 
@@ -153,6 +166,7 @@ def _is_open() -> ColumnElement[bool]:
 def _end_jobs(session: Session, name: str) -> None:
     """Fail what has not ended, and what has failed: neither may be claimed or tried again."""
     problem = Problem(code="bucket_deleted", detail=f"the bucket {name!r} was deleted; send the images to another")
+    ending = session.scalars(select(JobRow.id).where(JobRow.bucket == name, _is_open())).all()
     session.execute(
         update(JobRow)
         .where(JobRow.bucket == name, or_(_is_open(), JobRow.state == JobState.FAILED))
@@ -165,3 +179,4 @@ def _end_jobs(session: Session, name: str) -> None:
             updated_at=now(),
         )
     )
+    events.ended(session, JobRow, ending)

@@ -1,4 +1,4 @@
-"""How a program takes work, keeps it, and gives its result: the same for jobs and label sets.
+"""How a program takes work, keeps it, and gives its result: the same for jobs, label sets and deliveries.
 
 1. ``claim``: one guarded UPDATE raises ``attempt`` and takes a lease. No row: somebody else has it.
 2. ``keep``: a thread renews the lease while the work goes on; a lost lease stops the work.
@@ -20,8 +20,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select, true, update
 from sqlalchemy.orm import Session
 
+from understudy.catalog import events
 from understudy.catalog.database import Catalog, now
-from understudy.catalog.tables import JobRow, LabelSetRow
+from understudy.catalog.tables import DeliveryRow, JobRow, LabelSetRow
 from understudy.errors import LeaseLost
 from understudy.records import JobState, Problem
 
@@ -37,7 +38,7 @@ BEATS_PER_LEASE = 4
 STOPPED, WORKER_FAULT, GAVE_UP = "stopped", "worker_fault", "gave_up"
 OUR_FAULTS = frozenset({STOPPED, WORKER_FAULT, GAVE_UP})
 
-Work = type[JobRow] | type[LabelSetRow]
+Work = type[JobRow] | type[LabelSetRow] | type[DeliveryRow]
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ def keep(catalog: Catalog, claim: Claim) -> Iterator[None]:
 def settle(session: Session, claim: Claim, state: JobState, **values: Any) -> None:
     """End the work within the caller's transaction. Raises LeaseLost, which rolls the transaction back."""
     _fenced(session, claim, {"state": state, "owner": None, "lease_until": None, **values})
+    if state.is_ended:
+        events.ended(session, claim.work, [claim.id])
 
 
 def fence(session: Session, claim: Claim) -> None:
@@ -226,7 +229,9 @@ def set_aside(
         .returning(work.id)
     )
     with catalog.write() as session:
-        return list(session.scalars(statement))
+        failed = list(session.scalars(statement))
+        events.ended(session, work, failed)
+        return failed
 
 
 def overdue(

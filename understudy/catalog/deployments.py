@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import jobs, versions
+from understudy.catalog import events, jobs, versions
 from understudy.catalog.database import Catalog, insert_or_ignore, now
 from understudy.catalog.tables import DeploymentRow, VersionRow
 from understudy.errors import Conflict, NoChampion, NotFound
@@ -106,7 +106,11 @@ def add(catalog: Catalog, deployment_id: str, counts: Counts) -> Deployment:
 def withdraw(catalog: Catalog, deployment_id: str, reason: str) -> bool:
     """End it by itself; whether this call did, and not another process or a person before."""
     with catalog.write() as session:
-        return _close(session, deployment_id, DeploymentState.WITHDRAWN, reason, None)
+        is_ours = _close(session, deployment_id, DeploymentState.WITHDRAWN, reason, None)
+        if is_ours:
+            version = session.get_one(DeploymentRow, deployment_id).version
+            events.alarm(session, "deployment_withdrawn", deployment_id, reason, version=version)
+        return is_ours
 
 
 def end(catalog: Catalog, deployment_id: str, reason: str, *, actor: str) -> Deployment:

@@ -1,18 +1,24 @@
 """Generations: one turn of the loop each, worked on through its job, ended with a verdict."""
 
-from sqlalchemy import func, select, update
+from typing import Any
+
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import jobs, versions
+from understudy.catalog import claims, events, idempotency, jobs, pausing, versions
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
-from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow
+from understudy.catalog.idempotency import Key
+from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow, LabelSetRow, ShardRow
 from understudy.errors import Conflict, NotFound, NotReady
 from understudy.records import (
+    EvaluationSummary,
     GateReport,
+    GateSummary,
     Generation,
     GenerationRequest,
     GenerationState,
+    GenerationSummary,
     JobKind,
     JobState,
     VersionState,
@@ -22,10 +28,25 @@ from understudy.records import (
 MAX_ATTEMPTS = 10
 
 
-def open_generation(catalog: Catalog, request: GenerationRequest) -> Generation:
-    """Open the next generation. Raises Conflict while one runs, NotReady without a labeled set."""
-    with catalog.write() as session:
-        number = open_in(session, request)
+def open_generation(
+    catalog: Catalog, request: GenerationRequest, *, key: Key | None = None, fingerprint: str = ""
+) -> Generation:
+    """Open the next generation. Raises Conflict while one runs, NotReady without a labeled set.
+
+    With an idempotency key that has opened one before, give that one.
+    """
+    try:
+        with catalog.write() as session:
+            number = open_in(session, request)
+            job_id = session.get_one(GenerationRow, number).job_id
+            if key is not None and (bound := idempotency.bind(session, key, fingerprint, job_id)) != job_id:
+                raise Conflict(f"this Idempotency-Key has opened the generation of job {bound}")
+    except Conflict:
+        known = None if key is None else idempotency.find(catalog, key)
+        if known is None:
+            raise
+        idempotency.refuse_other(known[1], fingerprint)
+        return of_job(catalog, known[0])
     return get(catalog, number)
 
 
@@ -83,6 +104,15 @@ def every(catalog: Catalog) -> list[Generation]:
         ]
 
 
+def summaries(catalog: Catalog) -> list[GenerationSummary]:
+    """The same in short: what grows with the classes is not even read into records."""
+    with catalog.read() as session:
+        return [
+            GenerationSummary(**_fields(session, row), report=_summary(row.report) if row.report else None)
+            for row in session.scalars(select(GenerationRow).order_by(GenerationRow.number.desc()))
+        ]
+
+
 def of_job(catalog: Catalog, job_id: str) -> Generation:
     """The generation that a job works on."""
     with catalog.read() as session:
@@ -108,6 +138,58 @@ def upcoming(catalog: Catalog) -> int:
         return 0 if last is None else last + 1
 
 
+def newest(catalog: Catalog) -> Generation | None:
+    """The one that was opened last. None: there is none."""
+    with catalog.read() as session:
+        row = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
+        return None if row is None else _record(session, row)
+
+
+def claim(catalog: Catalog, *, lease_s: float) -> Claim | None:
+    """Take a generation that waits, or whose trainer has died. None: there is none, or the loop is paused.
+
+    A pause keeps a generation from being begun; one that a trainer had begun goes on. One that took down too many
+    trainers is set aside by the reconciler.
+    """
+    job_id = claimable(catalog)
+    if job_id is None:
+        return None
+    with catalog.write() as session:
+        if pausing.is_paused(session, is_taking=True) and not session.get_one(JobRow, job_id).attempt:
+            return None
+        return claims.claim_in(session, JobRow, job_id, lease_s=lease_s, max_attempts=MAX_ATTEMPTS)
+
+
+def num_new_images(session: Session) -> int:
+    """Images of shards that were sealed since the last generation was opened, and that the champion has labeled."""
+    champion = select(ChampionRow.version).order_by(ChampionRow.sequence.desc()).limit(1).scalar_subquery()
+    last = select(func.max(GenerationRow.created_at)).scalar_subquery()
+    labeled = and_(
+        LabelSetRow.shard_id == ShardRow.id, LabelSetRow.version == champion, LabelSetRow.state == JobState.SUCCEEDED
+    )
+    counted = select(func.coalesce(func.sum(LabelSetRow.num_rows), 0)).join(ShardRow, labeled)
+    return int(session.scalar(counted.where(ShardRow.created_at > func.coalesce(last, 0.0))) or 0)
+
+
+def open_by_itself(catalog: Catalog, after: int) -> int | None:
+    """Open the next generation if ``after`` images are newly labeled; gives its number. None: it is not its time.
+
+    Never for ``after`` 0, while paused, before the first champion, nor while a generation is under way.
+    """
+    if after == 0:
+        return None
+    with catalog.read() as session:
+        if num_new_images(session) < after:
+            return None
+    try:
+        with catalog.write() as session:
+            if pausing.is_paused(session, is_taking=True) or num_new_images(session) < after:
+                return None
+            return open_in(session, GenerationRequest())
+    except (Conflict, NotReady):  # one is under way; or its labeled set was deleted
+        return None
+
+
 def claimable(catalog: Catalog) -> str | None:
     """The job id of a generation that waits for a trainer, or whose trainer has died."""
     statement = (
@@ -121,7 +203,7 @@ def claimable(catalog: Catalog) -> str | None:
         .limit(1)
     )
     with catalog.read() as session:
-        return session.scalar(statement)
+        return session.scalar(statement.where(JobRow.attempt > 0) if pausing.is_paused(session) else statement)
 
 
 def conclude(catalog: Catalog, claim: Claim, number: int, version: str, report: GateReport) -> None:
@@ -147,6 +229,7 @@ def conclude(catalog: Catalog, claim: Claim, number: int, version: str, report: 
                 ended_at=now(),
             )
         )
+        events.judged(session, number, version, report)
         jobs.succeed(session, claim, {"version": version, "verdict": report.verdict})
 
 
@@ -160,17 +243,30 @@ def _state(row: GenerationRow, job: JobRow) -> GenerationState:
 
 
 def _record(session: Session, row: GenerationRow) -> Generation:
+    return Generation(**_fields(session, row), report=GateReport(**row.report) if row.report else None)
+
+
+def _fields(session: Session, row: GenerationRow) -> dict[str, Any]:
+    """What both records of a generation have."""
     job = session.get_one(JobRow, row.job_id)
-    return Generation(
-        number=row.number,
-        state=_state(row, job),
-        request=GenerationRequest(**row.request),
-        teacher=row.teacher,
-        version=row.version,
-        job=jobs.to_record(job),
-        report=GateReport(**row.report) if row.report else None,
-        created_at=row.created_at,
-        ended_at=row.ended_at
-        if row.ended_at is not None
-        else (job.updated_at if job.state == JobState.FAILED else None),
-    )
+    ended_at = row.ended_at
+    if ended_at is None and job.state == JobState.FAILED:
+        ended_at = job.updated_at
+    return {
+        "number": row.number,
+        "state": _state(row, job),
+        "request": GenerationRequest(**row.request),
+        "teacher": row.teacher,
+        "version": row.version,
+        "job": jobs.to_record(job),
+        "created_at": row.created_at,
+        "ended_at": ended_at,
+    }
+
+
+def _summary(report: dict[str, Any]) -> GateSummary:
+    lean = {name: report[name] for name in GateSummary.model_fields if name in report}
+    for name in ("challenger", "champion", "control"):
+        if (seen := lean.get(name)) is not None:
+            lean[name] = {field: seen[field] for field in EvaluationSummary.model_fields}
+    return GateSummary(**lean)

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import claims, idempotency
+from understudy.catalog import claims, events, idempotency
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
 from understudy.catalog.idempotency import Key
@@ -89,11 +89,13 @@ def received(
 def fail_upload(catalog: Catalog, job_id: str, problem: Problem) -> None:
     """The upload did not arrive whole: the job ends before it began."""
     with catalog.write() as session:
-        session.execute(
+        failed = session.execute(
             update(JobRow)
             .where(JobRow.id == job_id, JobRow.state == JobState.RECEIVING)
             .values(state=JobState.FAILED, problem=problem.model_dump(), updated_at=now())
+            .returning(JobRow.id)
         )
+        events.ended(session, JobRow, failed.scalars().all())
 
 
 def stale_uploads(catalog: Catalog, *, older_than_s: float, in_parts_older_than_s: float | None = None) -> list[Job]:

@@ -1,11 +1,12 @@
 """Which label sets are published: the lists that queries over pseudo-labels are given."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
 from understudy.catalog.database import Catalog
-from understudy.catalog.tables import BucketRow, ImageRow, LabeledImageRow, LabelSetRow, ShardRow
+from understudy.catalog.tables import BucketRow, ImageRow, LabeledImageRow, LabelSetRow, ReviewRow, ShardRow
 from understudy.errors import NotFound
 from understudy.records import JobState
 
@@ -32,12 +33,19 @@ class _Published:
     num_rows: int
 
 
-def listed(catalog: Catalog, teacher: str, *, bucket: str | None = None, sha256: str | None = None) -> list[Listed]:
-    """A teacher's label sets, in the order of their shards; of one bucket, or of one image's shard.
+def listed(
+    catalog: Catalog,
+    teacher: str,
+    *,
+    bucket: str | None = None,
+    sha256: str | None = None,
+    sha256s: Sequence[str] | None = None,
+) -> list[Listed]:
+    """A teacher's label sets, in the order of their shards; of one bucket, or of the shards of some images.
 
     Raises NotFound for a bucket that is not there.
     """
-    published = _published(catalog, bucket=bucket, sha256=sha256)
+    published = _published(catalog, bucket=bucket, sha256s=sha256s if sha256 is None else [sha256])
     before: dict[int, list[_Published]] = {}
     for one in published:
         if one.teacher != teacher:
@@ -91,18 +99,14 @@ def shard_of(catalog: Catalog, sha256: str) -> str:
 
 
 def labeled_later(catalog: Catalog) -> list[str]:
-    """The accepted images that a human has labeled too: their pseudo-labels must not train."""
+    """The accepted images that a human has labeled or reviewed since: their pseudo-labels must not train."""
+    labeled = select(ImageRow.sha256).join(LabeledImageRow, LabeledImageRow.sha256 == ImageRow.sha256)
+    reviewed = select(ReviewRow.sha256).where(ReviewRow.undone_at.is_(None))
     with catalog.read() as session:
-        return list(
-            session.scalars(
-                select(ImageRow.sha256)
-                .join(LabeledImageRow, LabeledImageRow.sha256 == ImageRow.sha256)
-                .order_by(ImageRow.sha256)
-            )
-        )
+        return sorted(set(session.scalars(labeled)) | set(session.scalars(reviewed)))
 
 
-def _published(catalog: Catalog, *, bucket: str | None, sha256: str | None) -> list[_Published]:
+def _published(catalog: Catalog, *, bucket: str | None, sha256s: Sequence[str] | None) -> list[_Published]:
     statement = (
         select(
             LabelSetRow.id,
@@ -121,9 +125,10 @@ def _published(catalog: Catalog, *, bucket: str | None, sha256: str | None) -> l
             if session.get(BucketRow, bucket) is None:
                 raise NotFound(f"there is no bucket {bucket!r}; GET /buckets names those that there are")
             statement = statement.where(ShardRow.bucket == bucket)
-        if sha256 is not None:
-            where = select(ImageRow.shard_id).where(ImageRow.sha256 == sha256).scalar_subquery()
-            statement = statement.where(ShardRow.id == where)
+        if sha256s is not None:
+            statement = statement.where(
+                ShardRow.id.in_(select(ImageRow.shard_id).where(ImageRow.sha256.in_(sha256s)).distinct())
+            )
         return [
             _Published(id, shard_id, version, str(key), str(bucket_name), num_rows or 0)
             for id, shard_id, version, key, bucket_name, num_rows in session.execute(statement)

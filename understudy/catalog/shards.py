@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, delete, func, select, text, true, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import claims
+from understudy.catalog import claims, pausing
 from understudy.catalog import fingerprints as resemblances
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
@@ -20,6 +20,7 @@ from understudy.catalog.tables import (
     JobRow,
     LabeledImageRow,
     LabelSetRow,
+    ReviewRow,
     ShardRow,
     VersionRow,
 )
@@ -173,13 +174,15 @@ def want_labels(catalog: Catalog, *, limit: int = 10_000) -> list[int]:
 
 
 def claim_labels(catalog: Catalog, *, lease_s: float) -> Claim | None:
-    """Take the label set whose turn it is. None: none waits.
+    """Take the label set whose turn it is. None: none waits, or the loop is paused.
 
     What no teacher has labeled comes before what another has. Among those the bucket that has waited longest for a
     turn gives its oldest: each gets its share, and the smallest is done soonest. Decided here and now, not when
     a message was sent.
     """
     with catalog.write() as session:
+        if pausing.is_paused(session, is_taking=True):
+            return None
         for priority in (NEW, AGAIN):
             in_bucket = and_(_waits_in(priority), LabelSetRow.bucket == BucketRow.name)
             waiting = (
@@ -352,9 +355,14 @@ def class_counts(catalog: Catalog, split: str) -> dict[str, int]:
 
 
 def human_labeled(catalog: Catalog) -> set[str]:
-    """The sha-256 of every image that a human labeled, or that resembles the holdout: no pseudo-label of these may train."""
+    """The sha-256 of every image that a human labeled or reviewed, or that resembles the holdout.
+
+    No pseudo-label of these may train.
+    """
     with catalog.read() as session:
-        return set(session.scalars(select(LabeledImageRow.sha256))) | resemblances.resembling_holdout(session)
+        labeled = set(session.scalars(select(LabeledImageRow.sha256)))
+        reviewed = set(session.scalars(select(ReviewRow.sha256).where(ReviewRow.undone_at.is_(None)).distinct()))
+        return labeled | reviewed | resemblances.resembling_holdout(session)
 
 
 def buckets(catalog: Catalog) -> list[BucketSummary]:

@@ -17,12 +17,14 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Text,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from understudy.records import DeploymentKind, DeploymentState, GenerationState, JobKind, JobState, VersionState
+from understudy.review_records import Verdict
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -181,6 +183,26 @@ class LabelSetRow(Claimable, Base):
     priority: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))  # ``shards.NEW`` comes first
 
 
+class ReviewRow(Base):
+    """What a person said of an image's pseudo-label. Rows are added, and undone; the newest that is not undone counts."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (Index("ix_reviews_sha256", "sha256", "id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("images.sha256"))
+    verdict: Mapped[Verdict] = mapped_column(String(16))
+    class_name: Mapped[str | None] = mapped_column(String(255))  # NULL: rejected
+    is_new_class: Mapped[bool]
+    teacher: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    label: Mapped[str] = mapped_column(String(255))
+    confidence: Mapped[float]
+    is_audit: Mapped[bool]
+    audit_threshold: Mapped[float | None]
+    actor: Mapped[str] = mapped_column(String(200))
+    at: Mapped[float]
+    undone_at: Mapped[float | None]
+
+
 class GenerationRow(Base):
     __tablename__ = "generations"
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -192,6 +214,17 @@ class GenerationRow(Base):
     report: Mapped[dict[str, Any] | None]
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
+
+
+class LoopRow(Base):
+    """Whether the loop is paused, and when it turns by itself: a table of one row."""
+
+    __tablename__ = "loop"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    paused_at: Mapped[float | None]  # NULL: it is not paused
+    paused_by: Mapped[str | None] = mapped_column(String(200))
+    reason: Mapped[str | None] = mapped_column(String(1000))
+    generate_after: Mapped[int] = mapped_column(BigInteger)  # as the reconciler's settings said last
 
 
 class VersionRow(Base):
@@ -273,6 +306,38 @@ class RecallRow(Base):
     actor: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[float]
     swept_at: Mapped[float | None] = mapped_column(index=True)  # NULL: late writers may still leave something
+
+
+class WebhookRow(Base):
+    """Who is told of events, and what signs it. The secret is needed as it is: a hash of it could sign nothing."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[list[str]] = mapped_column(JSON)
+    description: Mapped[str] = mapped_column(String(200))
+    secret: Mapped[str] = mapped_column(String(100))
+    previous_secret: Mapped[str | None] = mapped_column(String(100))  # signs too, until then
+    previous_until: Mapped[float | None]
+    created_by: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[float]
+
+
+class DeliveryRow(Claimable, Base):
+    """One event for one webhook: written with the fact that it tells, delivered later.
+
+    No foreign key to its webhook: whoever deletes that must not fail the fact.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    webhook_id: Mapped[str] = mapped_column(String(32), index=True)
+    event_id: Mapped[str] = mapped_column(String(40))
+    event: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(200))
+    body: Mapped[str] = mapped_column(Text)  # the very bytes, the same at every attempt
+    attempts: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # records.DeliveryAttempt, the newest last
 
 
 class ApiKeyRow(Base):

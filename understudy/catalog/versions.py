@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
+from understudy.catalog import events
 from understudy.catalog.database import Catalog, insert_or_ignore, now
 from understudy.catalog.tables import ChampionRow, DeploymentRow, VersionRow
 from understudy.errors import Conflict, NotFound
-from understudy.records import Championship, DeploymentState, ModelCard, ModelVersion, VersionState
+from understudy.records import Championship, DeploymentState, ModelCard, ModelVersion, VersionState, WebhookEvent
 
 
 def register(catalog: Catalog, card: ModelCard) -> None:
@@ -80,7 +81,7 @@ def roll_back(catalog: Catalog, version: str | None, *, reason: str, actor: str)
                 f"GET /models/champions names those that were",
                 code="never_champion",
             )
-        promote(session, chosen, instead_of=serving, reason=reason, actor=actor)
+        promote(session, chosen, instead_of=serving, reason=reason, actor=actor, told_as=WebhookEvent.MODEL_ROLLED_BACK)
         row = _newest(session)
         assert row is not None  # it was written just now
         return _championship(row)
@@ -120,7 +121,15 @@ def _former(rows: Sequence[ChampionRow]) -> str:
     return rows[first - 1].version
 
 
-def promote(session: Session, version: str, *, instead_of: str | None, reason: str, actor: str) -> None:
+def promote(
+    session: Session,
+    version: str,
+    *,
+    instead_of: str | None,
+    reason: str,
+    actor: str,
+    told_as: WebhookEvent = WebhookEvent.MODEL_SWAPPED,
+) -> None:
     """Make ``version`` the champion within the caller's transaction.
 
     Raises Conflict unless ``instead_of`` is the champion (None: there must be none): what was proved
@@ -140,6 +149,9 @@ def promote(session: Session, version: str, *, instead_of: str | None, reason: s
         raise Conflict(f"another model became the champion at the moment when {version} was to; compare again")
     judge(session, version, VersionState.PROMOTED)
     _end_deployment(session, version, actor)
+    moved = {"version": version, "previous": serving, "sequence": sequence, "reason": reason[:1000], "actor": actor}
+    events.emit(session, told_as, version, moved)
+    events.labels_ready(session, version)  # a former champion may have labeled everything before
 
 
 def held_champion(session: Session) -> ChampionRow | None:

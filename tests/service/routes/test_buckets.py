@@ -60,7 +60,7 @@ def test_a_recall_names_the_models_that_learned_from_the_bucket(
 
     done = CliRunner().invoke(commands.app, ["buckets", "delete", "b", "--yes", "--url", url])
     assert (
-        f"b: removed 1 images, 1 shards and 1 label sets; 1 unfinished jobs ended\nmodels trained on it: {first}"
+        f"b: removed 1 images, 1 shards, 1 label sets and 0 reviews; 1 unfinished jobs ended\nmodels trained on it: {first}"
         in (done.stdout)
     )
     assert http.get("/buckets").json()["items"] == []

@@ -174,6 +174,33 @@ def training(opened: tuple[Catalog, Store], teaching: Callable[..., Any]) -> Gen
     return generation
 
 
+@pytest.mark.usefixtures("training")
+def test_the_list_of_generations_does_not_grow_with_the_classes(http: httpx.Client):
+    """Each with its verdict in short; the whole report is in the generation itself."""
+    (listed,) = http.get("/generations").json()["items"]
+    whole = http.get("/generations/0").json()
+
+    assert {name: listed[name] for name in listed if name != "report"} == {
+        name: whole[name] for name in whole if name != "report"
+    }
+    assert listed["report"] is None
+
+
+def test_one_key_opens_one_generation(http: httpx.Client, opened: tuple[Catalog, Store], teaching: Callable[..., Any]):
+    """The same request again is the same generation, though one is open; another request is refused."""
+    teaching(*opened).shard(None, [picture(0, 3)], "a")
+    key = {"Idempotency-Key": "k1"}
+
+    first, again = (http.post("/generations", json={"seed": 1}, headers=key) for _ in range(2))
+    other = http.post("/generations", json={"seed": 2}, headers=key)
+    without = http.post("/generations", json={"seed": 1})
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == again.json()
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
+    assert (without.status_code, without.json()["code"]) == (409, "conflict")
+
+
 METRICS = TrainingProgress(step=3, num_steps=10, loss=1.5, labeled_loss=1.5, learning_rate=0.01, eta_s=7.0)
 
 

@@ -7,7 +7,8 @@ import time
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from understudy.catalog import Catalog
 from understudy.catalog.database import now
@@ -49,6 +50,16 @@ def test_the_migrations_make_the_tables_that_the_code_declares(catalog):
     with catalog.read() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_an_error_does_not_show_the_values_of_its_statement(catalog):
+    """It is logged, and among them are secrets."""
+    with catalog.write() as session:
+        session.add(BucketRow(name="shop", token="s3cret", created_at=1.0))
+    with pytest.raises(IntegrityError) as error, catalog.write() as session:
+        session.execute(insert(BucketRow).values(name="shop", token="s3cret", created_at=1.0))
+    assert "INSERT INTO buckets" in str(error.value)
+    assert "s3cret" not in str(error.value)
 
 
 def test_a_schema_from_the_future_is_refused(catalog):

@@ -1,0 +1,104 @@
+"""docs/guide.md as somebody follows it: every command, in its order, on a folder of photos."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from understudy.testing import picture
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("cat", "dog", "owl")
+#: What the guide's recipe takes minutes for, in seconds: all else is run as written.
+SHORTER = "--recipe tiny --set size=16 --set teacher_steps=60 --set student_steps=40 --set warmup_steps=5"
+_COMMAND = re.compile(r"^\$ (.+)$", re.MULTILINE)
+_BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def _commands(page: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text()
+    return [line for block in _BLOCK.findall(text) for line in _COMMAND.findall(block)]
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The folders that the guide begins with."""
+    for i in range(90):
+        place = tmp_path / "photos" / "labeled" / CLASSES[i % 3] / f"{i // 3:03d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture(i % 3, 3, seed=i, size=16, noise=60))
+    (tmp_path / "photos" / "unlabeled").mkdir()
+    for i in range(1, 61):
+        photo = picture(i % 3, 3, seed=1000 + i, size=16, noise=60)
+        (tmp_path / "photos" / "unlabeled" / f"IMG_{i:04d}.jpg").write_bytes(photo)
+    return tmp_path
+
+
+@pytest.fixture
+def run(photos: Path) -> Callable[[str], str]:
+    """Run a command of the page in the folder around the photos; what it prints."""
+    environment = dict(os.environ) | {"COLUMNS": "160", "NO_PROXY": "127.0.0.1"}
+
+    def done(command: str) -> str:
+        finished = subprocess.run(
+            command, shell=True, cwd=photos, env=environment, capture_output=True, text=True, timeout=400
+        )
+        assert finished.returncode in (0, 3), f"$ {command}\n{finished.stdout}{finished.stderr}"
+        return finished.stdout
+
+    return done
+
+
+@pytest.fixture
+def as_here() -> Callable[[str], str]:
+    """A command of the page in the words of this machine: this Python's programs, free ports, a short training."""
+    port, dashboard = _free_ports()
+    programs = Path(sys.executable).parent
+
+    def said(command: str) -> str:
+        command = command.replace(".venv/bin/", f"{shlex.quote(str(programs))}/").replace("--recipe small", SHORTER)
+        if " up " in command:
+            return f"{command} --port {port} --dashboard-port {dashboard}"
+        if "/understudy " in command and not any(own in command for own in (" doctor ", " --dry-run")):
+            return f"{command} --url http://127.0.0.1:{port}"
+        return command.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+
+    return said
+
+
+@pytest.mark.timeout(600)
+def test_the_guide_leads_to_the_second_generation(
+    photos: Path, run: Callable[[str], str], as_here: Callable[[str], str], until: Callable[..., None]
+):
+    """From the folder to a judged student and sorted photos, by the page's own commands."""
+    start, *commands = map(as_here, _commands("guide.md"))
+    assert " up " in start
+    with subprocess.Popen(
+        shlex.split(start), cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as up:
+        assert up.stdout is not None
+        try:
+            assert any("Ready" in line for line in up.stdout)
+            printed = {command: run(command) for command in commands}
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.communicate(timeout=90)
+    said = "\n".join(printed.values())
+    assert "generation 1" in said
+    assert "g0001-" in said
+    assert "g0000-" in said
+    assert len([path for path in (photos / "sorted").rglob("*") if path.suffix in (".jpg", ".png")]) > 0
