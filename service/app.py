@@ -45,6 +45,25 @@ unlabeled images, `POST /generations` turns them into a better model; the better
 without a failed request. Errors are RFC 9457 problem details with a stable `code`.
 """
 
+#: What is asked with a document, or with none, by noun.
+ASKED = (
+    buckets,
+    exports,
+    jobs,
+    models,
+    comparisons,
+    loop,
+    model_files,
+    deployments,
+    sources,
+    pseudo_labels,
+    reviews,
+    selections,
+    images,
+    webhooks,
+    health,
+    front,
+)
 #: Requests that are documents, as that for a generation, are read whole into memory: a recipe is never longer.
 MAX_DOCUMENT_BYTES = 2**20
 
@@ -79,24 +98,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     answering.include_router(classify.router)
     answering.include_router(infer.router)
     asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for noun in (
-        buckets,
-        exports,
-        jobs,
-        models,
-        comparisons,
-        loop,
-        model_files,
-        deployments,
-        sources,
-        pseudo_labels,
-        reviews,
-        selections,
-        images,
-        webhooks,
-        health,
-        front,
-    ):
+    for noun in ASKED:
         asking.include_router(noun.router)
     sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
     sending.include_router(uploads.router)

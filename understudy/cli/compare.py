@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.generation_records import ComparedImage, Comparison, PairOutcome
 
@@ -19,16 +20,26 @@ console = Console()
 MAX_MISTAKES = 10
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy compare g0002-df553c g0001-326eb4",
+        "understudy compare g0002-df553c g0001-326eb4 --only lost --limit 20",
+    )
+)
 def compare(
-    challenger: Annotated[str, typer.Argument(help="A version.")],
-    champion: Annotated[str, typer.Argument(help="The version to compare it with.")],
+    challenger: Annotated[str, typer.Argument(help="A version.", autocompletion=completion.versions)],
+    champion: Annotated[
+        str, typer.Argument(help="The version to compare it with.", autocompletion=completion.versions)
+    ],
     only: Annotated[
         PairOutcome | None,
         typer.Option(help="List the images of this outcome; won: the challenger alone is right.", show_default=False),
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--class", help="List images of this class.", show_default=False)
+        str | None,
+        typer.Option(
+            "--class", help="List images of this class.", show_default=False, autocompletion=completion.classes
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="List at most so many images.")] = 100,
     url: Url = DEFAULT_URL,
