@@ -28,8 +28,9 @@ test: $(INSTALLED) ## Check style, types and everything else (about 15 minutes a
 lint: $(INSTALLED) ## Mend what can be mended by itself, and show the rest
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/mypy
 
-reference: $(INSTALLED) ## Write docs/cli.md anew, after a command was changed
+reference: $(INSTALLED) ## Write docs/cli.md and docs/rest.md anew, after a command or a route was changed
 	@$(BIN)/python -m understudy.cli.reference > docs/cli.md
+	@$(BIN)/python -m service.reference > docs/rest.md
 
 clean: ## Remove the environment and what the demo left
 	rm -rf $(VENV) understudy-demo

@@ -43,6 +43,40 @@ CLASSIFIED: dict[str, Any] = {
         }
     ],
 }
+TRIED: dict[str, Any] = {
+    "model": "g0001-326eb4",
+    "prediction": CLASSIFIED["predictions"][0] | {"name": None},
+    "load_ms": 180.0,
+    "answer_ms": 21.5,
+}
+WORK: dict[str, Any] = {
+    "items": [
+        {
+            "kind": "label",
+            "id": "412",
+            "bucket": "holiday-photos",
+            "version": "g0003-8f2c1a",
+            "shard": 87,
+            "step": None,
+            "owner": "worker-1:6f1c2a90:4026531836:214:88120",
+            "attempt": 1,
+            "opened_at": "2026-11-21T09:30:00.000Z",
+            "seen_at": "2026-11-21T09:30:07.125Z",
+            "lease_until": "2026-11-21T09:31:07.125Z",
+            "is_stalled": False,
+        }
+    ],
+    "next": None,
+}
+SHARD_MAP: dict[str, Any] = {
+    "version": "g0003-8f2c1a",
+    "num_waiting": 2,
+    "num_running": 1,
+    "num_done": 3,
+    "num_failed": 0,
+    "strips": [{"bucket": "holiday-photos", "first": 1, "states": "dddrww"}],
+    "next": None,
+}
 PSEUDO_LABELS: dict[str, Any] = {
     "items": [
         {

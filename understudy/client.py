@@ -39,6 +39,7 @@ from understudy.records import (
     GenerationSummary,
     History,
     Job,
+    JobKind,
     JobState,
     LoopPause,
     LoopState,
@@ -61,6 +62,7 @@ from understudy.records import (
 )
 from understudy.review_records import Audit, Decision, Review, ReviewQueue, ReviewRequest, ReviewUndo
 from understudy.store import sha256_of
+from understudy.work_records import Holding, LabelFault, ShardMap, Tried
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 #: What may be tried again is, for this long while nobody answers: a restarted service is back by then.
@@ -152,6 +154,13 @@ class Client:
         said = self._send_again("POST", "/classify", params={"top_k": top_k}, content=data, headers=_BINARY)
         return Classified(**said)
 
+    def classify_with(self, version: str, image: bytes, *, top_k: int = 5) -> Tried:
+        """Ask one version, whether it serves or not, about one encoded image. It is loaded for this question."""
+        said = self._send_again(
+            "POST", f"/models/{version}/classify", params={"top_k": top_k}, content=image, headers=_BINARY
+        )
+        return Tried(**said)
+
     def classify_many(self, images: Iterable[bytes | Path], *, top_k: int = 5) -> Iterator[Classified]:
         """Classify images, many in a request; gives an answer of one prediction for each, in their order.
 
@@ -196,9 +205,9 @@ class Client:
         """One job."""
         return Job(**self._get(f"/jobs/{job_id}"))
 
-    def receipt(self, job_id: str) -> Iterator[ReceiptEntry]:
-        """Every line of an upload's receipt."""
-        cursor: str | None = "0"
+    def receipt(self, job_id: str, *, first: int = 0) -> Iterator[ReceiptEntry]:
+        """Every line of an upload's receipt, from the ``first`` entry on."""
+        cursor: str | None = str(first)
         while cursor is not None:
             page = self._get(f"/jobs/{job_id}/receipt", cursor=cursor)
             yield from (ReceiptEntry(**item) for item in page["items"])
@@ -242,17 +251,21 @@ class Client:
 
         ``class`` is a word of Python: write it ``class_name``. ``limit`` None: all of them, page by page.
         """
+        cursor: str | None = None
+        while limit is None or limit > 0:
+            some, cursor = self.pseudo_label_page(limit=min(limit or PAGE_ITEMS, PAGE_ITEMS), cursor=cursor, **filters)
+            yield from some
+            limit = None if limit is None else limit - len(some)
+            if cursor is None:
+                return
+
+    def pseudo_label_page(self, *, limit: int, **filters: Any) -> tuple[list[PseudoLabel], str | None]:
+        """One page of ``pseudo_labels``, and the ``cursor`` of the next; None: it was the last."""
         if "class_name" in filters:
             filters["class"] = filters.pop("class_name")
         asked = {name: value for name, value in filters.items() if value is not None}
-        cursor: dict[str, str] = {}
-        while limit is None or limit > 0:
-            page = self._get("/pseudo-labels", **asked, **cursor, limit=min(limit or PAGE_ITEMS, PAGE_ITEMS))
-            yield from (PseudoLabel(**item) for item in page["items"])
-            limit = None if limit is None else limit - len(page["items"])
-            if page["next"] is None:
-                return
-            cursor = {"cursor": page["next"]}
+        page = self._get("/pseudo-labels", **asked, limit=limit)
+        return [PseudoLabel(**item) for item in page["items"]], page["next"]
 
     def label_facets(
         self, *, teacher: str | None = None, bucket: str | None = None, with_changed: bool = False
@@ -305,9 +318,9 @@ class Client:
         """An accepted image as it was sent; with ``size`` a JPEG of at most so many pixels a side."""
         return self._bytes(f"/images/{sha256}", **({} if size is None else {"size": size}))
 
-    def quarantined(self, job_id: str, index: int) -> bytes:
-        """The bytes of a quarantined entry, if they were kept."""
-        return self._bytes(f"/jobs/{job_id}/quarantine/{index}")
+    def quarantined(self, job_id: str, index: int, *, size: int | None = None) -> bytes:
+        """The bytes of a quarantined entry, if they were kept; with ``size`` a JPEG of what can be seen of it."""
+        return self._bytes(f"/jobs/{job_id}/quarantine/{index}", **({} if size is None else {"size": size}))
 
     def delete_bucket(self, name: str, *, dry_run: bool = False) -> Recall:
         """Delete a bucket; says what was removed, or would be, and which models were trained on it."""
@@ -381,9 +394,24 @@ class Client:
         """What ``/metrics`` says of this process of the service, in Prometheus' text format."""
         return self._bytes("/metrics").decode()
 
-    def jobs(self, *, limit: int = 100) -> list[Job]:
-        """The newest jobs first."""
-        return [Job(**item) for item in self._get("/jobs", limit=limit)["items"]]
+    def jobs(self, *, limit: int = 100, kind: JobKind | None = None, state: JobState | None = None) -> list[Job]:
+        """The newest jobs first; of one kind, or in one state."""
+        asked = {name: value.value for name, value in (("kind", kind), ("state", state)) if value is not None}
+        return [Job(**item) for item in self._get("/jobs", limit=limit, **asked)["items"]]
+
+    def work(self, *, limit: int = 200) -> list[Holding]:
+        """What programs have claimed at this moment, and who."""
+        return [Holding(**item) for item in self._get("/work", limit=limit)["items"]]
+
+    def shard_map(self, *, version: str | None = None, **part: Any) -> ShardMap:
+        """Where a teacher's labeling of every shard stands; ``part``: the other parameters of ``GET /label-sets``."""
+        asked = {"version": version, **part}
+        return ShardMap(**self._get("/label-sets", **{k: v for k, v in asked.items() if v is not None}))
+
+    def failed_labels(self, *, version: str | None = None, limit: int = 100) -> list[LabelFault]:
+        """Shards that a teacher, None: the champion, could not label."""
+        asked: dict[str, Any] = {"limit": limit} | ({} if version is None else {"version": version})
+        return [LabelFault(**item) for item in self._get("/label-sets/failed", **asked)["items"]]
 
     def retry_job(self, job_id: str) -> Job:
         """Have a failed job tried again."""
@@ -409,6 +437,15 @@ class Client:
             params = {"bucket": bucket, "name": name}
             said = self._send_once("/ingest", key, params=params, content=content, headers=_BINARY)
         return Job(**said)
+
+    def relay(self, bucket: str, chunks: Iterator[bytes], *, name: str, media_type: str = "") -> Job:
+        """Send unlabeled images that come from elsewhere as they come; ``media_type`` as there, if it is multipart.
+
+        Never tried again: what has come is gone.
+        """
+        headers = {"content-type": media_type} if media_type else _BINARY
+        params = {"bucket": bucket, "name": name}
+        return Job(**self._sent("POST", "/ingest", params=params, content=chunks, headers=headers))
 
     def add_source(self, bucket: str, url: str) -> Job:
         """Have workers take unlabeled images from ``s3://``, ``gs://`` or ``https://``; gives the sync's job."""

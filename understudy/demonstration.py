@@ -334,7 +334,7 @@ def _keep_serving(stack: local.Stack, digits: Digits, console: Console) -> None:
     console.print(
         f"\nStill serving on {stack.url}. Try, from another terminal:\n\n"
         f"  curl --data-binary @{example} {stack.url}/classify?top_k=3\n\n"
-        f"and look at {stack.url}/docs. Then do it with your own images: `understudy up`, `understudy init`,\n"
+        f"look at {stack.dashboard_url} in a browser, and at {stack.url}/docs. Then do it with your own images: `understudy up`, `understudy init`,\n"
         f"`understudy ingest`, `understudy generate`. Ctrl-C stops the demo.",
         highlight=False,
         soft_wrap=True,

@@ -1,15 +1,31 @@
 """Every page, in the order of the menu."""
 
 from dashboard import frame
-from dashboard.pages import compare, generation, generations, loop, serving
+from dashboard.pages import (
+    compare,
+    generation,
+    generations,
+    ingest,
+    jobs,
+    loop,
+    pseudo_label,
+    pseudo_labels,
+    serving,
+    trying,
+)
 from dashboard.sessions import Sessions
 
 EVERY = (
     loop.PAGE,
+    ingest.PAGE,
+    pseudo_labels.PAGE,
+    pseudo_label.PAGE,
     generations.PAGE,
     generation.PAGE,
     compare.PAGE,
     serving.PAGE,
+    jobs.PAGE,
+    trying.PAGE,
 )
 
 

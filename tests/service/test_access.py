@@ -97,6 +97,7 @@ def test_no_route_is_unprotected_that_is_not_meant_to_be(guarded: FastAPI):
     ("method", "path", "scopes"),
     [
         ("POST", "/classify", {"classify", "admin"}),
+        ("POST", "/models/g0001-326eb4/classify", {"classify", "admin"}),
         ("POST", "/v2/models/champion/infer", {"classify", "admin"}),
         ("POST", "/v2/models/champion/versions/g0001-abcdef/infer", {"classify", "admin"}),
         ("POST", "/ingest", {"ingest", "admin"}),

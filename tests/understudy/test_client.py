@@ -156,6 +156,21 @@ def test_models_come_the_newest_first_with_their_cards(client: Client, serving: 
     assert models[0].card.version == second
 
 
+def test_what_comes_from_elsewhere_is_passed_on_as_it_comes(client: Client, opened: Opened):
+    """A raw body under its name, and a form as the form that it is."""
+    raw = client.relay("photos", iter([b"an arch", b"ive"]), name="holiday.zip")
+    assert sent_bytes(opened, raw) == [b"an archive"]
+    assert raw.params["uploads"][0]["name"] == "holiday.zip"
+    form = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\n\r\n%d\r\n' % (i, i) for i in (1, 2)
+    )
+    several = client.relay(
+        "photos", iter([form[:30], form[30:], b"--x--\r\n"]), name="", media_type="multipart/form-data; boundary=x"
+    )
+    assert sent_bytes(opened, several) == [b"1", b"2"]
+    assert [upload["name"] for upload in several.params["uploads"]] == ["1.png", "2.png"]
+
+
 def test_a_receipt_is_read_to_its_end_page_by_page(client: Client, opened: Opened):
     """More lines than the service gives at once; none is lost between two pages."""
     catalog, store = opened
@@ -168,6 +183,7 @@ def test_a_receipt_is_read_to_its_end_page_by_page(client: Client, opened: Opene
         jobs.succeed(session, claim, {"entries": 2500, "receipt_key": receipt_key(job.id, 1)})
 
     assert list(client.receipt(job.id)) == lines
+    assert next(client.receipt(job.id, first=2042)) == lines[2042]
     assert client.wait_for_job(job.id).state == JobState.SUCCEEDED
 
 
