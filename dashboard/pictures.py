@@ -76,14 +76,17 @@ async def receipt(request: Request, job_id: JobId) -> Response:
 
 @router.get("/generations/{number}/pictures/{name}")
 async def drawn(
-    request: Request, number: Annotated[int, Part(ge=0)], name: Annotated[str, Part(pattern=r"^[a-z0-9_-]+\.png$")]
+    request: Request,
+    number: Annotated[int, Part(ge=0)],
+    name: Annotated[str, Part(pattern=r"^[a-z0-9_-]+\.(png|jpg)$")],
 ) -> Response:
     """A picture that the trainer drew of a generation."""
     try:
         data = await _system(request).ask(lambda client: client.generation_picture(number, name))
     except UnderstudyError as error:
         return _missing(error)
-    return Response(data, media_type="image/png", headers=BRIEFLY)
+    media_type = "image/jpeg" if name.endswith(".jpg") else "image/png"
+    return Response(data, media_type=media_type, headers=BRIEFLY)
 
 
 def _system(request: Request) -> System:

@@ -17,6 +17,7 @@ from service.observed import Observed
 from service.routes import (
     buckets,
     classify,
+    comparisons,
     deployments,
     exports,
     front,
@@ -55,6 +56,7 @@ ASKED = (
     jobs,
     work,
     models,
+    comparisons,
     loop,
     model_files,
     deployments,

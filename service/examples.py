@@ -94,6 +94,17 @@ PSEUDO_LABELS: dict[str, Any] = {
     ],
     "next": None,
 }
+COMPARISON: dict[str, Any] = {
+    "challenger": "g0002-1b9c44",
+    "champion": "g0001-8f2c1a",
+    "num_images": 600,
+    "won": 33,
+    "lost": 5,
+    "both_right": 524,
+    "both_wrong": 38,
+    "classes": [{"name": "t-shirt", "num_images": 600, "won": 33, "lost": 5}],
+    "confusions": [{"truth": "t-shirt", "answer": "longsleeve", "challenger": 43, "champion": 71}],
+}
 REVIEW_QUEUE: dict[str, Any] = {
     "items": [
         {

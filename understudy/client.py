@@ -20,7 +20,8 @@ import httpx
 
 from understudy import packing
 from understudy.errors import NotReady, SettingsRefused, UnderstudyError
-from understudy.label_records import LabelFacets, PreviewRequest, PseudoLabel, SelectionPreview
+from understudy.generation_records import ComparedImage, Comparison, GenerationPlan, PairOutcome
+from understudy.label_records import LabelFacets, PreviewRequest, PseudoLabel, Selection, SelectionPreview
 from understudy.packing import Packed
 from understudy.records import (
     BucketSummary,
@@ -352,6 +353,42 @@ class Client:
     def generation_picture(self, number: int, name: str) -> bytes:
         """A picture that was drawn of a generation, such as ``curves.png``."""
         return self._bytes(f"/generations/{number}/pictures/{name}")
+
+    def generation_pictures(self, number: int) -> list[str]:
+        """The names of the pictures that there are of a generation by now."""
+        return [str(name) for name in self._get(f"/generations/{number}/pictures")["items"]]
+
+    def generation_plan(self, number: int) -> GenerationPlan:
+        """What a generation was frozen to. Raises RequestFailed (404) until it is."""
+        return GenerationPlan(**self._get(f"/generations/{number}/plan"))
+
+    def selection(self, number: int) -> Selection:
+        """Which pseudo-labels a generation trains on, in numbers. Raises RequestFailed (404) while there are none."""
+        return Selection(**self._get(f"/generations/{number}/selection"))
+
+    def comparison(self, challenger: str, champion: str) -> Comparison:
+        """Two versions on the same holdout images, counted."""
+        return Comparison(**self._get("/comparisons", challenger=challenger, champion=champion))
+
+    def compared_images(
+        self,
+        challenger: str,
+        champion: str,
+        *,
+        outcome: PairOutcome | None = None,
+        class_name: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[ComparedImage]:
+        """The holdout images that two versions were both asked; ``limit`` None: all of them, page by page."""
+        pair = {"challenger": challenger, "champion": champion}
+        only = {name: value for name, value in (("outcome", outcome), ("class", class_name)) if value is not None}
+        cursor: str | None = "0"
+        while cursor is not None and (limit is None or limit > 0):
+            asked = min(limit or PAGE_ITEMS, PAGE_ITEMS)
+            page = self._get("/comparisons/images", **pair, **only, cursor=cursor, limit=asked)
+            yield from (ComparedImage(**item) for item in page["items"])
+            limit = None if limit is None else limit - len(page["items"])
+            cursor = page["next"]
 
     def metrics(self) -> str:
         """What ``/metrics`` says of this process of the service, in Prometheus' text format."""

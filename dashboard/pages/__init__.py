@@ -1,7 +1,18 @@
 """Every page, in the order of the menu."""
 
 from dashboard import frame
-from dashboard.pages import ingest, jobs, loop, pseudo_label, pseudo_labels, trying
+from dashboard.pages import (
+    compare,
+    generation,
+    generations,
+    ingest,
+    jobs,
+    loop,
+    pseudo_label,
+    pseudo_labels,
+    serving,
+    trying,
+)
 from dashboard.sessions import Sessions
 
 EVERY = (
@@ -9,6 +20,10 @@ EVERY = (
     ingest.PAGE,
     pseudo_labels.PAGE,
     pseudo_label.PAGE,
+    generations.PAGE,
+    generation.PAGE,
+    compare.PAGE,
+    serving.PAGE,
     jobs.PAGE,
     trying.PAGE,
 )

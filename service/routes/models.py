@@ -15,6 +15,8 @@ from service.state import Service, State
 from understudy import registry, turns
 from understudy.catalog import generations, versions
 from understudy.errors import NotFound
+from understudy.generation_records import GenerationPlan
+from understudy.label_records import Selection
 from understudy.records import (
     NAME_PATTERN,
     Championship,
@@ -159,6 +161,26 @@ def generation(service: Service, number: Number) -> Generation:
 def training_history(service: Service, number: Number) -> History:
     """The curves of a generation's training: written about once a minute, and at the end. 404 until there are any."""
     return History.model_validate_json(_written(service, number, "history.json"))
+
+
+@router.get("/generations/{number}/plan", responses=may_be(404))
+def plan(service: Service, number: Number) -> GenerationPlan:
+    """What a generation was frozen to: every field of its recipe, its student, teacher and labeled images."""
+    return GenerationPlan.model_validate_json(_written(service, number, "plan.json"))
+
+
+@router.get("/generations/{number}/selection", responses=may_be(404))
+def selection(service: Service, number: Number) -> Selection:
+    """Which pseudo-labels a generation trains on, in numbers: of each class what was over the threshold, what was kept
+    of it and with how many copies, and the tripwires. 404 until it is made, and for a first teacher."""
+    return Selection.model_validate_json(_written(service, number, "selection.json"))
+
+
+@router.get("/generations/{number}/pictures")
+def pictures(service: Service, number: Number) -> Page[Picture]:
+    """The pictures that there are of a generation by now."""
+    generations.get(service.catalog, number)
+    return Page(items=[name for name in Picture if service.store.exists(generation_key(number, name))])
 
 
 @router.get(

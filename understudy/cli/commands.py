@@ -20,6 +20,7 @@ from understudy.annotations.reading import Disagreement, Format
 from understudy.cli import (
     bench,
     buckets,
+    compare,
     corrections,
     deployments,
     doctor,
@@ -66,7 +67,7 @@ app = typer.Typer(
 )
 for subject in (
     bench, buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, loop, watch, gate,
-    robustness, models, corrections, webhooks, doctor,
+    compare, robustness, models, corrections, webhooks, doctor,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()

@@ -1,6 +1,7 @@
 """The champion's history and rollback over real HTTP."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from understudy.catalog import Catalog, claims, generations, jobs, keys, versions
 from understudy.catalog.tables import JobRow
-from understudy.client import Client
+from understudy.client import Client, RequestFailed
+from understudy.label_records import ClassYield, Selection
 from understudy.records import (
     Generation,
     GenerationRequest,
@@ -23,6 +25,13 @@ from understudy.records import (
 from understudy.settings import ServiceSettings
 from understudy.store import Store
 from understudy.testing import picture
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    """The library's own client of the running service."""
+    with Client(url) as connected:
+        yield connected
 
 
 @pytest.fixture
@@ -235,6 +244,42 @@ def test_pictures_of_a_generation_are_served_when_they_are_made(
     answer = http.get(f"/generations/0/pictures/{name}")
     assert (answer.content, answer.headers["content-type"]) == (b"picture", media_type)
     assert answer.headers["cache-control"] == "no-cache"
+
+
+def test_the_names_of_the_pictures_that_there_are_can_be_asked_for(
+    client: Client, training: Generation, opened: tuple[Catalog, Store]
+):
+    """In an order that does not change; a generation that is not there is 404."""
+    assert client.generation_pictures(0) == []
+    for name in ("reliability.png", "augmented.jpg", "weights.safetensors"):
+        opened[1].put(f"generations/0000/{name}", b"picture")
+    assert client.generation_pictures(0) == ["augmented.jpg", "reliability.png"]
+    with pytest.raises(RequestFailed, match="generation 7"):
+        client.generation_pictures(7)
+
+
+def test_a_generation_tells_its_plan_and_its_selection(
+    client: Client, training: Generation, opened: tuple[Catalog, Store]
+):
+    """Once they are written. A plan with fields of another release is told all the same."""
+    for ask in (client.generation_plan, client.selection):
+        with pytest.raises(RequestFailed) as refused:
+            ask(0)
+        assert refused.value.status == 404
+    plan = {
+        "generation": 0, "recipe": {"name": "tiny", "asked": {}, "of_another_release": 3}, "student": "efficientnet",
+        "num_parameters": 1000, "classes": ["red", "green"], "teacher": None, "seed": 0,
+        "labeled_counts": {"red": 3, "green": 4}, "holdout": ["holdout/1.tar"],
+    }  # fmt: skip
+    opened[1].put("generations/0000/plan.json", json.dumps(plan).encode())
+    chosen = Selection(
+        classes=("red",), threshold=0.6, max_copies=3, num_candidates=4, num_kept=4, num_rows=6, starved=(), empty=(),
+        per_class={"red": ClassYield(available=4, target=6, kept=4, rows=6)}, rows_sha256="0" * 64,
+    )  # fmt: skip
+    opened[1].put("generations/0000/selection.json", chosen.to_json())
+    told = client.generation_plan(0)
+    assert (told.student, told.recipe["of_another_release"], told.labeled_counts["green"]) == ("efficientnet", 3, 4)
+    assert client.selection(0) == chosen
 
 
 @pytest.mark.parametrize("name", ["plan.json", "weights.safetensors", "..%2F..%2Fcatalog.db", "curves.PNG"])
