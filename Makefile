@@ -9,7 +9,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11 python3.13 pytho
 	$(if $(shell $(p) -c 'import sys, venv, ensurepip; print(sys.version_info >= (3, 11) or "")' 2>/dev/null | grep True),$(p))))
 ARGS ?=
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint reference clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,10 @@ test: $(INSTALLED) ## Check style, types and everything else (about 15 minutes a
 
 lint: $(INSTALLED) ## Mend what can be mended by itself, and show the rest
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/mypy
+
+reference: $(INSTALLED) ## Write docs/cli.md and docs/rest.md anew, after a command or a route was changed
+	@$(BIN)/python -m understudy.cli.reference > docs/cli.md
+	@$(BIN)/python -m service.reference > docs/rest.md
 
 clean: ## Remove the environment and what the demo left
 	rm -rf $(VENV) understudy-demo

@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
 from fastapi import FastAPI, Request, Response
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from dashboard import login, pages, pictures
+from dashboard import login, pages, pictures, sending
 from dashboard.sessions import Sessions
 from understudy.settings import DashboardSettings
 
@@ -44,6 +45,7 @@ def create_app(settings: DashboardSettings) -> FastAPI:
     """The application for one set of settings. NiceGUI is one a process, so this is called once in each."""
     app = FastAPI(title="Understudy dashboard", openapi_url=None)
     app.state.sessions = Sessions(settings)
+    app.state.sending = anyio.CapacityLimiter(sending.MAX_SENDING)
     if names := settings.names or (LOOPBACK_NAMES if settings.is_loopback else []):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
 
@@ -55,6 +57,7 @@ def create_app(settings: DashboardSettings) -> FastAPI:
         return response
 
     app.include_router(pictures.router)
+    app.include_router(sending.router)
     app.include_router(login.router)
     pages.register(app.state.sessions)
     ui.run_with(

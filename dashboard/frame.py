@@ -28,7 +28,7 @@ RESPONSE_TIMEOUT_S = 30.0
 #: What changes is looked at anew this often while a page is open.
 EVERY_S = 2.0
 
-_HEAD = '<link rel="stylesheet" href="/static/look.css">'
+_HEAD = '<link rel="stylesheet" href="/static/look.css"><script src="/static/send.js" defer></script>'
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,17 @@ class View:
     def link(self, **changed: object) -> str:
         """The address of this page with other choices; None takes a choice away."""
         chosen = dict(self.query) | changed
-        said = {name: str(value) for name, value in chosen.items() if value is not None and value != ""}
-        return f"{self.path}?{urlencode(said)}" if said else self.path
+        return address(self.path, **chosen)
 
     def go(self, **changed: object) -> None:
         """Show this page with other choices."""
         ui.navigate.to(self.link(**changed))
+
+
+def address(path: str, **chosen: object) -> str:
+    """The address of a page with these choices; None and nothing are no choice."""
+    said = {name: str(value) for name, value in chosen.items() if value is not None and value != ""}
+    return f"{path}?{urlencode(said)}" if said else path
 
 
 @dataclass(frozen=True)
@@ -261,10 +266,13 @@ async def live(
 
 async def act(view: View, question: Callable[[Client], T], said: str) -> T | None:
     """Do something that a button asks for, and say that it is done; None: it was refused, and that is said."""
+    shown = ui.context.client  # the button itself may be drawn anew meanwhile
     try:
         answer = await view.ask(question)
     except UnderstudyError as error:
-        ui.notify(str(error), type="negative", multi_line=True, timeout=8000, close_button="Close")
+        with shown:
+            ui.notify(str(error), type="negative", multi_line=True, timeout=8000, close_button="Close")
         return None
-    ui.notify(said, type="positive")
+    with shown:
+        ui.notify(said, type="positive")
     return answer

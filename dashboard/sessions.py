@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from dashboard.held import Held
+from dashboard.traffic import Traffic
 from understudy.client import Client, RequestFailed
 from understudy.settings import DashboardSettings
 
@@ -27,8 +29,10 @@ PATIENCE_S = 2.0
 class System:
     """The service, asked in threads, so that no page waits for another's question."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, held: Held | None = None, traffic: Traffic | None = None) -> None:
         self.client = client
+        self.traffic = traffic or Traffic()  #: what the service counts, sampled for all who look
+        self.held = held or Held()  #: images that somebody tries
 
     async def ask(self, question: Callable[[Client], T]) -> T:
         """Ask with the client, as in ``await system.ask(lambda client: client.job(id))``. Raises UnderstudyError."""
@@ -43,7 +47,7 @@ class Sessions:
     """Every session of this process. Used from one event loop."""
 
     def __init__(self, settings: DashboardSettings) -> None:
-        self._settings = settings
+        self._settings, self._held, self._traffic = settings, Held(), Traffic()
         self._open = self._system(None)
         self._systems: OrderedDict[str, System] = OrderedDict()
 
@@ -71,7 +75,8 @@ class Sessions:
             system.client.close()
 
     def _system(self, key: str | None) -> System:
-        return System(Client(self._settings.service_url, key=key, patience_s=PATIENCE_S))
+        client = Client(self._settings.service_url, key=key, patience_s=PATIENCE_S)
+        return System(client, self._held, self._traffic)
 
 
 def needs_key(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """Figures in words, as people read them: the same on every page."""
 
 import time
+from datetime import UTC, datetime
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -44,6 +45,11 @@ def ago(then: float, now: float | None = None) -> str:
     """How long ago something was, in seconds since 1970."""
     seconds = (time.time() if now is None else now) - then
     return "just now" if seconds < 5 else f"{duration(seconds)} ago"
+
+
+def moment(at: float) -> str:
+    """A time in seconds since 1970, to the second, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def plural(number: int, one: str, many: str = "") -> str:

@@ -55,8 +55,9 @@ RULES: tuple[tuple[frozenset[str], re.Pattern[str], frozenset[KeyScope]], ...] =
     (READS, re.compile(r"/|/docs|/docs/oauth2-redirect|/redoc|/openapi\.json"), OPEN),
     (READS, re.compile(r"/exports(/.*)?", re.DOTALL), ADMIN),  # the images themselves
     (READS, re.compile(r"/webhooks(/.*)?", re.DOTALL), ADMIN),  # their URLs may hold tokens
+    (READS, re.compile(r"/models/[^/]+/files(/.*)?", re.DOTALL), ADMIN),  # who may ask a model need not own it
     (READS, re.compile(r".*", re.DOTALL), ANY_KEY),
-    (POST, re.compile(r"/classify|/v2/models/[^/]+(/versions/[^/]+)?/infer"), CLASSIFY),
+    (POST, re.compile(r"/classify|/models/[^/]+/classify|/v2/models/[^/]+(/versions/[^/]+)?/infer"), CLASSIFY),
     (POST, re.compile(r"/v2/repository/index"), CLASSIFY),  # a list, though it is asked for with POST
     (POST | {"PUT"}, re.compile(r"/ingest|/uploads(/.*)?", re.DOTALL), INGEST),
 )

@@ -17,6 +17,7 @@ from service.observed import Observed
 from service.routes import (
     buckets,
     classify,
+    comparisons,
     deployments,
     exports,
     front,
@@ -27,13 +28,16 @@ from service.routes import (
     jobs,
     labeled,
     loop,
+    model_files,
     models,
     pseudo_labels,
     reviews,
     selections,
     sources,
+    trying,
     uploads,
     webhooks,
+    work,
 )
 from understudy.settings import ServiceSettings
 
@@ -45,6 +49,26 @@ without a failed request. Errors are RFC 9457 problem details with a stable `cod
 
 #: Requests that are documents, as that for a generation, are read whole into memory: a recipe is never longer.
 MAX_DOCUMENT_BYTES = 2**20
+#: Nouns that are asked for, or changed by a document.
+ASKED = (
+    buckets,
+    exports,
+    jobs,
+    work,
+    models,
+    comparisons,
+    loop,
+    model_files,
+    deployments,
+    sources,
+    pseudo_labels,
+    reviews,
+    selections,
+    images,
+    webhooks,
+    health,
+    front,
+)
 
 
 def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> FastAPI:
@@ -73,31 +97,7 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     )
     # Not as FastAPI's own argument: that one lies outside of what makes its plain answer a problem.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_upload_bytes)
-    answering = APIRouter(max_body_size=settings.max_request_bytes)
-    answering.include_router(classify.router)
-    answering.include_router(infer.router)
-    asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
-    for noun in (
-        buckets,
-        exports,
-        jobs,
-        models,
-        loop,
-        deployments,
-        sources,
-        pseudo_labels,
-        reviews,
-        selections,
-        images,
-        webhooks,
-        health,
-        front,
-    ):
-        asking.include_router(noun.router)
-    sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
-    sending.include_router(uploads.router)
-    for router in (answering, ingest.router, labeled.router, sending, asking):
-        app.include_router(router)
+    _include(app, settings)
     problems.install(app)
     openapi.describe(app)
     app.wrap(Direct)
@@ -108,6 +108,21 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
     app.wrap(Observed, metrics=metrics, access_log=bool(settings.access_log))
     app.state.is_stopping = False  # the server's word: SIGTERM has come
     return app
+
+
+def _include(app: FastAPI, settings: ServiceSettings) -> None:
+    """Every noun's routes, each under the limit of what its requests may hold."""
+    answering = APIRouter(max_body_size=settings.max_request_bytes)
+    answering.include_router(classify.router)
+    answering.include_router(infer.router)
+    answering.include_router(trying.router)
+    asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
+    for noun in ASKED:
+        asking.include_router(noun.router)
+    sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
+    sending.include_router(uploads.router)
+    for router in (answering, ingest.router, labeled.router, sending, asking):
+        app.include_router(router)
 
 
 class Application(FastAPI):

@@ -43,6 +43,40 @@ CLASSIFIED: dict[str, Any] = {
         }
     ],
 }
+TRIED: dict[str, Any] = {
+    "model": "g0001-326eb4",
+    "prediction": CLASSIFIED["predictions"][0] | {"name": None},
+    "load_ms": 180.0,
+    "answer_ms": 21.5,
+}
+WORK: dict[str, Any] = {
+    "items": [
+        {
+            "kind": "label",
+            "id": "412",
+            "bucket": "holiday-photos",
+            "version": "g0003-8f2c1a",
+            "shard": 87,
+            "step": None,
+            "owner": "worker-1:6f1c2a90:4026531836:214:88120",
+            "attempt": 1,
+            "opened_at": "2026-11-21T09:30:00.000Z",
+            "seen_at": "2026-11-21T09:30:07.125Z",
+            "lease_until": "2026-11-21T09:31:07.125Z",
+            "is_stalled": False,
+        }
+    ],
+    "next": None,
+}
+SHARD_MAP: dict[str, Any] = {
+    "version": "g0003-8f2c1a",
+    "num_waiting": 2,
+    "num_running": 1,
+    "num_done": 3,
+    "num_failed": 0,
+    "strips": [{"bucket": "holiday-photos", "first": 1, "states": "dddrww"}],
+    "next": None,
+}
 PSEUDO_LABELS: dict[str, Any] = {
     "items": [
         {
@@ -59,6 +93,17 @@ PSEUDO_LABELS: dict[str, Any] = {
         }
     ],
     "next": None,
+}
+COMPARISON: dict[str, Any] = {
+    "challenger": "g0002-1b9c44",
+    "champion": "g0001-8f2c1a",
+    "num_images": 600,
+    "won": 33,
+    "lost": 5,
+    "both_right": 524,
+    "both_wrong": 38,
+    "classes": [{"name": "t-shirt", "num_images": 600, "won": 33, "lost": 5}],
+    "confusions": [{"truth": "t-shirt", "answer": "longsleeve", "challenger": 43, "champion": 71}],
 }
 REVIEW_QUEUE: dict[str, Any] = {
     "items": [
@@ -194,6 +239,16 @@ EXPORT_FILES: dict[str, Any] = {
             "num_bytes": 80_998_400,
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
             "num_rows": 412,
+        }
+    ],
+    "next": None,
+}
+MODEL_FILES: dict[str, Any] = {
+    "items": [
+        {
+            "name": "model.onnx",
+            "num_bytes": 16_284_103,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         }
     ],
     "next": None,

@@ -18,9 +18,11 @@ from service.deploying import DeploymentFollower
 from service.loading import Loader
 from service.looking import THREADS, Looker
 from service.metrics import Metrics
+from service.previews import Previewer
 from service.state import State
 from service.swap import ChampionFollower, EngineSlot
 from service.traffic import Traffic
+from service.trying import Trier
 from understudy import engine, messages, tuning
 from understudy.catalog import Catalog, versions
 from understudy.cores import available, one_each, settle
@@ -60,10 +62,28 @@ async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[S
         traffic = _traffic(stack, catalog, settings, slot, loader, held)
         looker = Looker(Looking(catalog, store, settings.spool, threads=min(THREADS, available())))
         stack.callback(looker.close)
+        looker.prepare()
+        trier, previewer = Trier(catalog, store), Previewer()
+        stack.callback(trier.close)
+        stack.callback(previewer.close)
         memory.freeze()
         stack.callback(gc.unfreeze)
         yield State(
-            settings, catalog, store, queue, slot, follower, lanes, admission, held, bell, metrics, traffic, looker
+            settings,
+            catalog,
+            store,
+            queue,
+            slot,
+            follower,
+            lanes,
+            admission,
+            held,
+            bell,
+            metrics,
+            traffic,
+            looker,
+            trier,
+            previewer,
         )
 
 

@@ -11,8 +11,10 @@ from service.batcher import Lanes
 from service.bodies import Budget
 from service.looking import Looker
 from service.metrics import Metrics
+from service.previews import Previewer
 from service.swap import ChampionFollower, EngineSlot
 from service.traffic import Traffic
+from service.trying import Trier
 from understudy.catalog import Catalog
 from understudy.messages import Broker
 from understudy.settings import ServiceSettings
@@ -36,6 +38,8 @@ class State:
     metrics: Metrics
     traffic: Traffic
     looker: Looker
+    trier: Trier
+    previewer: Previewer
 
 
 async def of(request: Request) -> State:

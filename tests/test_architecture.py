@@ -51,7 +51,8 @@ DOORS = {
     "starlette": ("service/", "dashboard/"),
     "uvicorn": ("service/", "dashboard/__main__.py"),
     "nicegui": ("dashboard/",),
-    "prometheus_client": ("service/metrics.py",),
+    # What the service counts is read again by the page that shows it.
+    "prometheus_client": ("service/metrics.py", "dashboard/traffic.py"),
     "httpx": ("understudy/client.py",),
     "httpcore": ("worker/fetching.py",),
     "zstandard": ("worker/tars.py",),

@@ -5,7 +5,8 @@ from typing import Any
 from trainer import export
 from trainer.calibration import Calibration
 from trainer.plan import Plan
-from trainer.selection import LabelSets, Selection
+from trainer.selection import LabelSets
+from understudy.label_records import Selection
 from understudy.records import (
     Evaluation,
     GateReport,

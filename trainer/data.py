@@ -27,12 +27,12 @@ from trainer.loading import Pictures as Pictures  # what a run's batches are giv
 from trainer.loading import Place, Request, manifest_of
 from trainer.noise import Noise
 from trainer.reviewed import ReviewedImages
-from trainer.selection import Selection
 from trainer.targets import Targets, Whole
 from understudy import labels
 from understudy.engine import available_cores
 from understudy.errors import Refused
 from understudy.images import Pixels
+from understudy.label_records import Selection
 from understudy.recipes import Recipe
 from understudy.records import ShardManifest
 from understudy.store import Store

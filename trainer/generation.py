@@ -12,7 +12,7 @@ from trainer.calibration import Calibration
 from trainer.card import Export, Training
 from trainer.plan import Plan, make_plan
 from trainer.progress import Progress
-from trainer.selection import LabelSets, Selection
+from trainer.selection import LabelSets
 from trainer.steps.controlling import Control, make_control
 from trainer.steps.exporting import calibrate_student, export_student, make_variants
 from trainer.steps.judging import conclude
@@ -23,6 +23,7 @@ from trainer.variants import MadeVariants
 from trainer.work import Work, Workplace
 from understudy.catalog import shards
 from understudy.catalog.claims import Claim
+from understudy.label_records import Selection
 from understudy.records import GateReport, Generation
 
 

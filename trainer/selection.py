@@ -14,13 +14,14 @@ from typing import Any
 
 from understudy import labels, quota, thresholds, tripwires
 from understudy.errors import Refused
+from understudy.label_records import ClassYield, Selection
 from understudy.labels import Session
 from understudy.quota import Bins, Quota
 from understudy.recipes import Recipe
-from understudy.records import Record, Sha256
+from understudy.records import Record
 from understudy.store import Store, sha256_of
 from understudy.thresholds import Answers
-from understudy.tripwires import Agreement, Tripwires
+from understudy.tripwires import Agreement
 
 #: What a human labeled has no pseudo-label: neither the labeled set's images nor the holdout's.
 _IS_UNLABELED = "NOT EXISTS (FROM human_labeled h WHERE h.sha256 = labels.sha256)"
@@ -89,39 +90,6 @@ class Former:
     generation: int
     key: str  #: of its rows
     num_kept: int  #: different images in it
-
-
-class ClassYield(Record):
-    """What the filter and the balance made of one class."""
-
-    available: int  #: images over the threshold
-    target: int  #: images wanted
-    kept: int  #: different images
-    rows: int  #: with their copies
-    threshold: float | None = None  #: least confidence of a candidate; None: no label of the class is trusted, or asked
-
-
-class Selection(Record):
-    """What was selected, in numbers; the rows are in the Parquet file that its sha-256 names."""
-
-    classes: tuple[str, ...]  #: the teacher's, which the rows' labels index
-    threshold: float
-    thresholds: str = "fixed"  #: what the classes' own thresholds are by; "former": the choice was labeled anew
-    balance: str = "exact"
-    max_copies: int
-    num_labels: int = 0  #: pseudo-labels of any confidence
-    num_candidates: int  #: images over the threshold
-    num_kept: int  #: different images
-    num_rows: int  #: with their copies
-    per_class: dict[str, ClassYield]
-    starved: tuple[str, ...]  #: classes that copies could not fill
-    empty: tuple[str, ...]  #: classes without any image over the threshold
-    rows_sha256: Sha256
-    relabeled: int | None = None  #: the generation whose choice was labeled anew; None: the choice is of this one
-    num_gone: int = 0  #: images of that choice that are no longer there, or labeled by a human by now
-    num_answers: int = 0  #: of the calibration half that the thresholds were learned from
-    tripwires: Tripwires | None = None
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One claimed generation being worked on: what with, and how a step is done once."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,8 @@ from understudy.catalog import Catalog
 from understudy.catalog.claims import Claim
 from understudy.records import Record
 from understudy.store import Store, generation_key
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
 
@@ -59,6 +62,17 @@ class Work:
             self.claim.check()
             self.place.store.put(key, made)
         return self.place.store.get(key)
+
+    def draw(self, name: str, make: Callable[[], bytes]) -> None:
+        """A picture for people, unless it is there. One that cannot be made is a line in the log, and ends nothing."""
+        if self.place.store.exists(generation_key(self.number, name)):
+            return
+        try:
+            picture = make()
+        except Exception:  # names of classes are the users', fonts the machine's
+            log.warning("generation %d has no picture %s", self.number, name, exc_info=True)
+        else:
+            self.keep(name, lambda: picture)
 
     def get(self, name: str) -> bytes:
         """An object of a step that is done."""

@@ -1,18 +1,15 @@
-"""``understudy bench``: what one machine makes of a model, and what the service will therefore choose.
+"""What ``understudy bench`` measures: what one machine makes of a model, and what the service will therefore choose.
 
 It measures with what the service tunes itself with, so the two cannot disagree but by the machine's load.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from understudy import engine, registry, settings, tuning
@@ -22,14 +19,6 @@ from understudy.errors import ArtifactRefused, NotFound
 from understudy.records import ModelCard
 from understudy.store import Store
 from understudy.tuning import Tuning
-
-app = typer.Typer(help="Measure this machine.", no_args_is_help=True)
-console = Console()
-
-
-@app.callback()
-def _root() -> None:
-    """Measure this machine."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +59,28 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-@app.command("engine")
-def bench_engine(
-    model: Annotated[str | None, typer.Option(help="Version to measure; default: the champion.")] = None,
-    artifact: Annotated[
-        list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="ONNX files to measure instead; the first is the base."),
-    ] = None,
-    data: Annotated[Path, typer.Option(help="Data folder to take the version from.")] = Path("understudy-data"),
-    provider: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="Threads of each lane on a CPU; 0: as the service.")] = 0,
-    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch to measure.")] = 16,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Seconds to measure each batch size.")] = 0.5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-) -> None:
-    """Print images/s per batch size, and what the service will choose on this machine."""
+@dataclass(frozen=True)
+class Bench:
+    """Everything that was measured of one model, and what the service will choose."""
+
+    version: str
+    kind: str  #: the provider that ``auto`` comes to
+    cores: int
+    measured: tuple[Measurement, ...]
+    choice: Choice
+
+
+def run(
+    *,
+    model: str | None,
+    artifact: Sequence[Path] | None,
+    data: Path,
+    provider: str,
+    threads: int,
+    max_batch: int,
+    seconds: float,
+) -> Bench:
+    """Measure a version of a data folder, or files. Raises NotFound and ArtifactRefused."""
     candidates, left_out = _files(artifact) if artifact else _version(data, model, provider)
     cores = engine.available_cores()
     kind = _opened(candidates[0], provider, threads or 1).provider
@@ -95,14 +91,7 @@ def bench_engine(
         for layout in layouts
     ]
     choice = choose(measured, layouts[0], left_out, _alone(candidates, measured, layouts[0], cores, seconds))
-    if as_json:
-        console.print_json(json.dumps(report(measured, choice, cores)))
-        return
-    console.print(f"{candidates[0].card.version} on {kind}, {cores} cores", highlight=False, markup=False)
-    console.print(table(measured))
-    console.print(sentence(choice), highlight=False, markup=False, soft_wrap=True)
-    for reason in choice.reasons:
-        console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+    return Bench(candidates[0].card.version, kind, cores, tuple(measured), choice)
 
 
 # -- what to measure ----------------------------------------------------------------------------------

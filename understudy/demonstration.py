@@ -25,7 +25,15 @@ from rich.table import Table
 from understudy import images, local
 from understudy.client import PATIENCE_S, POLL_S, Client, RequestFailed
 from understudy.errors import Conflict, UnderstudyError
-from understudy.records import Generation, GenerationRequest, GenerationState, Job, JobState, ModelCard
+from understudy.records import (
+    Generation,
+    GenerationRequest,
+    GenerationState,
+    GenerationSummary,
+    Job,
+    JobState,
+    ModelCard,
+)
 
 T = TypeVar("T")
 
@@ -233,7 +241,7 @@ def _asking(url: str, asked: tuple[bytes, ...], ledger: Ledger) -> Iterator[None
     done = threading.Event()
 
     def ask() -> None:
-        with Client(url, timeout_s=30) as client:
+        with Client(url, timeout_s=30, patience_s=0) as client:  # every failure counts
             count = 0
             while not done.wait(ASK_EVERY_S):
                 try:
@@ -256,7 +264,7 @@ def _asking(url: str, asked: tuple[bytes, ...], ledger: Ledger) -> Iterator[None
 # -- what came out --------------------------------------------------------------------------------
 
 
-def _row(g: Generation, card: ModelCard | None, ledger: Ledger) -> dict[str, Any]:
+def _row(g: GenerationSummary, card: ModelCard | None, ledger: Ledger) -> dict[str, Any]:
     measured = None if g.report is None else g.report.challenger
     is_swap = g.state == GenerationState.PROMOTED and g.number > 0  # before the first teacher nothing served
     served, failed = ledger.around_swap_to(g.version or "") if is_swap else (0, 0)
@@ -326,7 +334,7 @@ def _keep_serving(stack: local.Stack, digits: Digits, console: Console) -> None:
     console.print(
         f"\nStill serving on {stack.url}. Try, from another terminal:\n\n"
         f"  curl --data-binary @{example} {stack.url}/classify?top_k=3\n\n"
-        f"and look at {stack.url}/docs. Then do it with your own images: `understudy up`, `understudy init`,\n"
+        f"look at {stack.dashboard_url} in a browser, and at {stack.url}/docs. Then do it with your own images: `understudy up`, `understudy init`,\n"
         f"`understudy ingest`, `understudy generate`. Ctrl-C stops the demo.",
         highlight=False,
         soft_wrap=True,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from understudy.errors import ImageRefused
 from understudy.records import Preprocessing
@@ -390,6 +390,11 @@ def thumbnail(data: bytes, size: int) -> bytes:
         file = io.BytesIO()
         picture.convert("RGB").save(file, "JPEG", quality=THUMBNAIL_QUALITY)
         return file.getvalue()
+
+
+def show_what_breaks_off() -> None:
+    """Decode what breaks off as far as it goes, in this whole process from now on: for one that only shows images."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:

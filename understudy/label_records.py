@@ -1,4 +1,5 @@
-"""What is told of pseudo-labels over HTTP: one of them, counts of all, and what a selection would make of them."""
+"""What is told of pseudo-labels over HTTP: one of them, counts of all, what a selection made of
+them, and what one would."""
 
 import enum
 from typing import Any, Literal
@@ -105,6 +106,39 @@ class ClassPreview(Record):
     threshold: float | None  #: the least confidence of what is kept, to 0.001 or finer; None: nothing is kept
     precision: Probability | None  #: share of the kept whose label is expected to be right
     candidates_from: float | None = None  #: the class's threshold; None: no label of the class may be trusted
+
+
+class ClassYield(Record):
+    """What the filter and the balance made of one class."""
+
+    available: int  #: images over the threshold
+    target: int  #: images wanted
+    kept: int  #: different images
+    rows: int  #: with their copies
+    threshold: float | None = None  #: least confidence of a candidate; None: no label of the class is trusted, or asked
+
+
+class Selection(Record):
+    """What was selected, in numbers; the rows are in the Parquet file that its sha-256 names."""
+
+    classes: tuple[str, ...]  #: the teacher's, which the rows' labels index
+    threshold: float
+    thresholds: str = "fixed"  #: what the classes' own thresholds are by; "former": the choice was labeled anew
+    balance: str = "exact"
+    max_copies: int
+    num_labels: int = 0  #: pseudo-labels of any confidence
+    num_candidates: int  #: images over the threshold
+    num_kept: int  #: different images
+    num_rows: int  #: with their copies
+    per_class: dict[str, ClassYield]
+    starved: tuple[str, ...]  #: classes that copies could not fill
+    empty: tuple[str, ...]  #: classes without any image over the threshold
+    rows_sha256: Sha256
+    relabeled: int | None = None  #: the generation whose choice was labeled anew; None: the choice is of this one
+    num_gone: int = 0  #: images of that choice that are no longer there, or labeled by a human by now
+    num_answers: int = 0  #: of the calibration half that the thresholds were learned from
+    tripwires: Tripwires | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class SelectionPreview(Record):

@@ -5,9 +5,12 @@ a message that is lost costs time only, because the reconciler rings again. The 
 """
 
 import logging
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+
+from understudy.errors import NotReady
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,15 @@ def ring(app: Celery, task: str, work_id: str | int) -> bool:
         log.warning("could not ring for %s %s (%s); the reconciler rings again", task, work_id, error)
         return False
     return True
+
+
+def look(app: Celery) -> dict[str, Any]:
+    """What the broker says of itself (Redis' INFO). Raises NotReady when it does not answer."""
+    with app.connection_for_read() as connection:
+        try:
+            return dict(connection.default_channel.client.info())
+        except (*connection.connection_errors, *connection.channel_errors) as error:
+            raise NotReady(f"Redis does not answer: {error}") from error
 
 
 def num_waiting(app: Celery, task: str) -> int:

@@ -6,10 +6,12 @@ and no copy lies on disk. A file that changed meanwhile is refused, never padded
 
 import bisect
 import hashlib
+import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from understudy.errors import UploadRefused
 
@@ -65,12 +67,12 @@ def file(path: Path) -> Packed:
 def folder(path: Path) -> Packed:
     """A folder as a tar: its files and folders by their paths within it; a link is what it points to, or nothing."""
     found = sorted(each for each in path.rglob("*") if each.is_dir() or each.is_file())
-    return _tar(f"{path.resolve().name}.tar", [(each.relative_to(path).as_posix(), each) for each in found])
+    return tar(f"{path.resolve().name}.tar", [(each.relative_to(path).as_posix(), each) for each in found])
 
 
 def files(paths: Sequence[Path]) -> Packed:
     """Several files as one tar, each under its number and its own name."""
-    return _tar("files.tar", [(f"{index:06d}/{path.name}", path) for index, path in enumerate(paths)])
+    return tar("files.tar", [(f"{index:06d}/{path.name}", path) for index, path in enumerate(paths)])
 
 
 def every(paths: Sequence[Path]) -> list[Packed]:
@@ -82,7 +84,13 @@ def every(paths: Sequence[Path]) -> list[Packed]:
     return [*packed, files(loose)] if loose else packed
 
 
-def _tar(name: str, named: Sequence[tuple[str, Path]]) -> Packed:
+def opened(packed: Packed) -> IO[bytes]:
+    """An upload as a file that is open for reading: for what wants to be handed one."""
+    return io.BufferedReader(_Opened(packed), CHUNK_BYTES)
+
+
+def tar(name: str, named: Sequence[tuple[str, Path]]) -> Packed:
+    """Files and folders as a tar, each under a name of one's own."""
     members: list[_Member] = []
     for inside, path in named:
         info = tarfile.TarInfo(inside)
@@ -95,6 +103,41 @@ def _tar(name: str, named: Sequence[tuple[str, Path]]) -> Packed:
     end = members[-1].end if members else 0
     identity = _identity([_state(inside, path) for inside, path in named])
     return Packed(name, end + END_BYTES, identity, lambda offset: _read_tar(members, offset))
+
+
+class _Opened(io.RawIOBase):
+    """The bytes of an upload at a place that moves on with reading."""
+
+    def __init__(self, packed: Packed) -> None:
+        self._packed, self._place = packed, 0
+        self._coming: Iterator[bytes] | None = None  #: what follows the rest; None: nothing was read from here
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._packed.num_bytes}[whence]
+        self._place, self._coming, self._rest = begin + offset, None, memoryview(b"")
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        if self._place >= self._packed.num_bytes:
+            return 0
+        if self._coming is None:
+            self._coming = self._packed.read(self._place)
+        while not self._rest:  # some pieces are empty: padding of nothing
+            self._rest = memoryview(next(self._coming))
+        taken = min(len(buffer), len(self._rest))
+        buffer[:taken] = self._rest[:taken]
+        self._rest, self._place = self._rest[taken:], self._place + taken
+        return taken
 
 
 def _read_tar(members: Sequence[_Member], offset: int) -> Iterator[bytes]:

@@ -9,17 +9,21 @@ import binascii
 import heapq
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from understudy import labels, quota, registry, thresholds, tripwires
+import numpy as np
+import numpy.typing as npt
+
+from understudy import label_index, labels, quota, registry, thresholds, tripwires
 from understudy.catalog import Catalog, label_sets, reviews, versions
 from understudy.catalog.label_sets import Listed
-from understudy.errors import LabelSetRefused, Refused
+from understudy.errors import LabelSetRefused, Refused, UnderstudyError
+from understudy.label_index import CHANGED, NONE, NOT_COMPARED, SAME, LabelIndex, Rows, Seen
 from understudy.label_records import (
     NUM_FACET_BINS,
     ClassFacet,
@@ -32,10 +36,8 @@ from understudy.label_records import (
     PseudoLabel,
     SelectionPreview,
 )
-from understudy.labels import Session
 from understudy.quota import Bins
 from understudy.records import ModelCard, ReliabilityBin
-from understudy.review_records import Review
 from understudy.store import Store
 from understudy.thresholds import Answers
 from understudy.tripwires import Agreement
@@ -48,36 +50,6 @@ MAX_LISTINGS = 3
 #: An estimate counts one image besides those of the holdout: one that is right as often as its teacher says.
 PRIOR_IMAGES = 1.0
 
-#: By which the label leads the second class.
-MARGIN = "(top_probabilities[1] - coalesce(top_probabilities[2], 0))::DOUBLE"
-_WANTED = "sha256 IN (SELECT unnest($wanted::VARCHAR[]))"
-_IS_CHANGED = "(now_name != before_name)"
-_KEYS = {
-    LabelSort.CONFIDENCE: "confidence",
-    LabelSort.MARGIN: MARGIN,
-    # Not compared is less than unchanged is less than changed; within each, by confidence, which is at most 1.
-    LabelSort.CHANGED: f"(CASE WHEN before_name IS NULL THEN 0 WHEN {_IS_CHANGED} THEN 4 ELSE 2 END + confidence)::DOUBLE",
-}
-#: With what the teacher before said of the same image, where it said something.
-COMPARED = """(
-    SELECT labels.*, now_names.name AS now_name, before_names.name AS before_name,
-           before.confidence AS before_confidence
-    FROM labels JOIN now_names ON now_names.label = labels.label
-    LEFT JOIN (before JOIN before_sets ON before_sets.label_set = before.label_set
-               JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
-    ON before.sha256 = labels.sha256
-)"""
-
-
-_AGREEMENT = """
-SELECT count(*) AS num_compared, count(*) FILTER (now_names.name = before_names.name) AS num_same
-FROM (SELECT sha256, label FROM labels WHERE confidence >= $threshold) AS now
-JOIN (SELECT sha256, label, label_set FROM before) AS earlier ON earlier.sha256 = now.sha256
-JOIN now_names ON now_names.label = now.label
-JOIN before_sets ON before_sets.label_set = earlier.label_set
-JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = earlier.label
-"""
-
 
 @dataclass(frozen=True)
 class Looking:
@@ -87,6 +59,11 @@ class Looking:
     store: Store
     spool: Path
     threads: int | None = None  #: None: one a core
+
+    @cached_property
+    def index(self) -> LabelIndex:
+        """What was read before."""
+        return LabelIndex(self.store, self.spool, self.threads)
 
     def teacher(self, asked: str | None) -> str:
         """The teacher that was asked for, or the champion. Raises NotFound and NoChampion."""
@@ -126,17 +103,22 @@ class Cursor:
         parts = [self.teacher, self.sort, self.order, self.key, self.sha256]
         return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
+    @property
+    def digest(self) -> bytes:
+        return bytes.fromhex(self.sha256)
+
     @classmethod
     def read(cls, text: str) -> "Cursor":
         """Raises Refused for what no page has given."""
         try:
             teacher, sort, order, key, sha256 = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             cursor = cls(str(teacher), LabelSort(sort), LabelOrder(order), float(key), str(sha256))
+            is_whole = math.isfinite(cursor.key) and len(cursor.digest) == 32
         except (ValueError, TypeError, binascii.Error, RecursionError, OverflowError) as error:
             raise Refused(
                 f"cursor={text[:100]!r} is none of ours; give `next` of the page before", code="bad_cursor"
             ) from error
-        if not math.isfinite(cursor.key):
+        if not is_whole:
             raise Refused(f"cursor={text[:100]!r} is none of ours; give `next` of the page before", code="bad_cursor")
         return cursor
 
@@ -158,6 +140,17 @@ def listing_anew(look: Callable[P, R]) -> Callable[P, R]:
         raise AssertionError("the last listing answers or raises")
 
     return looked
+
+
+def prepare(looking: Looking) -> None:
+    """Read what the champion's pages and counts are found by, so that the first of them need not wait for it.
+
+    Without a champion it is nothing; whatever cannot be read is told to the one who asks for it.
+    """
+    with suppress(UnderstudyError, FileNotFoundError):
+        for group in looking.index.read(label_sets.listed(looking.catalog, looking.teacher(None))):
+            if not all(one.key in looking.index for one, _, _ in group):
+                return  # there is no room for more
 
 
 @listing_anew
@@ -182,43 +175,55 @@ def page(
             code="bad_cursor",
         )
     sets = label_sets.listed(looking.catalog, teacher, bucket=filters.bucket, sha256=filters.sha256)
-    where, parameters = _conditions(filters, looking.classes(teacher))
+    classes = looking.classes(teacher)
+    keeps = _conditions(filters, classes)
     compare = filters.is_changed is not None or sort == LabelSort.CHANGED
-    sign, direction = ("<", "DESC") if order == LabelOrder.DESC else (">", "ASC")
-    if after is not None:
-        where.append(f"({_KEYS[sort]} {sign} $key OR ({_KEYS[sort]} = $key AND sha256 > $after))")
-        parameters |= {"key": after.key, "after": after.sha256}
-    condition = " AND ".join(where) or "true"
-    rows = f"{COMPARED if compare else 'labels'} WHERE {condition}"
-    best = f"{'max' if order == LabelOrder.DESC else 'min'}({_KEYS[sort]}, {limit + 1})::DOUBLE[]"
-    first = f"ORDER BY {_KEYS[sort]} {direction}, sha256 LIMIT {limit + 1}"
-    with opened(looking, sets, compare=compare, teacher=teacher) as session:
-        # 1. The first keys of each label set: without the sha-256, which are most of what there is to read
-        keys = session.ask(f"SELECT label_set, {best} AS best FROM {rows} GROUP BY label_set", parameters).to_pylist()
-        holding = _holding(keys, limit + 1, is_descending=order == LabelOrder.DESC)
-        needed = [one for one in sets if one.key in holding]
-
-        # 2. Where very many have equal keys, which of them come first
-        if len(needed) > limit + 1:
-            session.show("labels", [one.key for one in needed])
-            found = session.ask(f"SELECT sha256, label_set FROM {rows} {first}", parameters).to_pydict()
-            needed = [one for one in needed if one.key in found["label_set"]]
-            condition = f"{condition} AND {_WANTED}"
-            parameters |= {"wanted": found["sha256"]}
-
-        # 3. The rows with all that is told of them, from the label sets in which they are
-        told = _told(looking, session, teacher, needed, f"({_KEYS[sort]})::DOUBLE", f"{condition} {first}", parameters)
-    if len(told) <= limit:
-        return [label for _, label in told], None
-    key, last = told[limit - 1]
-    return [label for _, label in told[:limit]], str(Cursor(teacher, sort, order, key, last.sha256))
+    sign = -1 if order == LabelOrder.DESC else 1  # so that the first ones are the smallest
+    best: list[tuple[float, bytes, Listed]] = []
+    for seen in _seen(looking, sets, classes, compare=compare):
+        keys = sign * _keys(seen, sort)  # (N,) float64
+        kept = keeps(seen)
+        if after is not None:
+            kept &= _is_after(keys, seen, sign * after.key, after.digest)
+        if len(best) > limit:
+            kept &= keys <= best[-1][0]
+        first = _first(keys, seen, np.flatnonzero(kept), limit + 1)
+        found = zip(keys[first].tolist(), seen.digests(first).tolist(), seen.sets_of(first), strict=True)
+        best = heapq.nsmallest(limit + 1, [*best, *found], key=lambda one: one[:2])
+    told = _told(looking, [(digest.ljust(32, b"\0").hex(), one) for _, digest, one in best[:limit]], classes)
+    if len(best) <= limit:
+        return told, None
+    return told, str(Cursor(teacher, sort, order, sign * best[limit - 1][0], told[-1].sha256))
 
 
-def _holding(keys: Sequence[Mapping[str, Any]], num: int, *, is_descending: bool) -> set[str]:
-    """The label sets in which the first ``num`` rows are, whichever of equal ones come first."""
-    sign = -1 if is_descending else 1
-    first = heapq.nsmallest(num, (sign * key for row in keys for key in row["best"]))
-    return {row["label_set"] for row in keys if sign * row["best"][0] <= first[-1]}
+def _keys(seen: Seen, sort: LabelSort) -> npt.NDArray[np.float64]:
+    """(N,) what the rows are put in order by. Of changes: within each kind by confidence, which is at most 1."""
+    if sort == LabelSort.MARGIN:
+        return seen.margins.astype(np.float64)
+    confidences = seen.confidences.astype(np.float64)
+    return confidences if sort == LabelSort.CONFIDENCE else confidences + seen.changes
+
+
+def _is_after(keys: npt.NDArray[np.float64], seen: Seen, key: float, digest: bytes) -> npt.NDArray[np.bool_]:
+    """(N,) which rows come after a cursor."""
+    ahead = keys > key
+    equal = np.flatnonzero(keys == key)
+    ahead[equal] = seen.digests(equal) > np.array(digest, "S32")
+    return ahead
+
+
+def _first(keys: npt.NDArray[np.float64], seen: Seen, some: npt.NDArray[np.int64], num: int) -> npt.NDArray[np.int64]:
+    """Of some rows the numbers of the first: by key, equal ones by their sha-256."""
+    if len(some) > num:
+        of_these = keys[some]
+        last = np.partition(of_these, num - 1)[num - 1]
+        before, equal = some[of_these < last], some[of_these == last]
+        num_equal = num - len(before)
+        if len(equal) > num_equal:  # of very many equal ones, only those whose first eight bytes are small enough
+            starts = seen.digests(equal).view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+            equal = equal[starts <= np.partition(starts, num_equal - 1)[num_equal - 1]]
+        some = np.sort(np.concatenate([before, equal]))
+    return some[np.lexsort((seen.digests(some), keys[some]))][:num]
 
 
 @listing_anew
@@ -228,10 +233,13 @@ def of_image(looking: Looking, sha256: str) -> list[PseudoLabel]:
     told = []
     for teacher in label_sets.teachers(looking.catalog):
         sets = label_sets.listed(looking.catalog, teacher, sha256=sha256)
-        with opened(looking, sets, compare=False, teacher=teacher) as session:
-            rows = _told(looking, session, teacher, sets, "0.0::DOUBLE", "sha256 = $sha256", {"sha256": sha256})
-        told += [label for _, label in rows]
+        told += _told(looking, [(sha256, one) for one in sets], looking.classes(teacher))
     return told
+
+
+def of_images(looking: Looking, chosen: Sequence[tuple[str, Listed]]) -> list[PseudoLabel]:
+    """What a teacher says of some images, each given with the label set in which it is, in their order."""
+    return _told(looking, chosen, looking.classes(chosen[0][1].teacher)) if chosen else []
 
 
 @listing_anew
@@ -242,31 +250,25 @@ def facets(
     known = looking.teacher(teacher)
     classes = looking.classes(known)
     sets = label_sets.listed(looking.catalog, known, bucket=bucket)
-    counts: dict[int, list[int]] = {}
-    changed: dict[int, int] = {}
+    counts = np.zeros((len(classes), NUM_FACET_BINS), np.int64)
+    changed = np.zeros(len(classes), np.int64)
     num_compared = 0
-    with opened(looking, sets, compare=with_changed, teacher=known) as session:
-        last = NUM_FACET_BINS - 1
-        for row in session.ask(
-            f"SELECT label, least({last}, floor(confidence * {NUM_FACET_BINS}))::INTEGER AS bin, count(*) AS num "
-            "FROM labels GROUP BY ALL"
-        ).to_pylist():
-            counts.setdefault(row["label"], [0] * NUM_FACET_BINS)[row["bin"]] = row["num"]
+    for seen in _seen(looking, sets, classes, compare=with_changed):
+        bins = np.minimum((seen.confidences * np.float32(NUM_FACET_BINS)).astype(np.int64), NUM_FACET_BINS - 1)
+        cells = seen.labels * NUM_FACET_BINS + bins
+        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
         if with_changed:
-            for row in session.ask(
-                f"SELECT label, count(*) AS num, count(*) FILTER ({_IS_CHANGED}) AS changed "
-                f"FROM {COMPARED} WHERE before_name IS NOT NULL GROUP BY label"
-            ).to_pylist():
-                changed[row["label"]] = row["changed"]
-                num_compared += row["num"]
+            changes = seen.changes
+            changed += np.bincount(seen.labels[changes == CHANGED], minlength=len(classes))
+            num_compared += int(np.count_nonzero(changes != NOT_COMPARED))
     by_class = tuple(
         ClassFacet(
             label=name,
-            num_images=sum(counts.get(i, ())),
-            by_confidence=tuple(counts.get(i, [0] * NUM_FACET_BINS)),
-            num_changed=changed.get(i, 0) if with_changed else None,
+            num_images=sum(row),
+            by_confidence=tuple(row),
+            num_changed=int(num_changed) if with_changed else None,
         )
-        for i, name in enumerate(classes)
+        for name, row, num_changed in zip(classes, counts.tolist(), changed, strict=True)
     )
     by_bucket: dict[str, int] = {}
     for one in sets:
@@ -278,7 +280,7 @@ def facets(
         by_class=by_class,
         by_bucket=dict(sorted(by_bucket.items())),
         by_teacher=label_sets.teachers(looking.catalog, bucket=bucket),
-        num_changed=sum(changed.values()) if with_changed else None,
+        num_changed=int(changed.sum()) if with_changed else None,
         num_compared=num_compared if with_changed else None,
     )
 
@@ -299,9 +301,12 @@ def agreement(
     if not sets:
         return None
     some = sets[:: max(1, math.ceil(sum(one.num_rows for one in sets) / max_compared))]
-    with opened(looking, some, compare=True, teacher=teacher) as session:
-        (told,) = session.ask(_AGREEMENT, {"threshold": threshold}).to_pylist()
-    return Agreement(max(one.previous_teacher or "" for one in some), told["num_compared"], told["num_same"])
+    num_compared = num_same = 0
+    for seen in _seen(looking, some, looking.classes(teacher), compare=True):
+        changes = seen.changes[seen.confidences.astype(np.float64) >= threshold]
+        num_compared += int(np.count_nonzero(changes != NOT_COMPARED))
+        num_same += int(np.count_nonzero(changes == SAME))
+    return Agreement(max(one.previous_teacher or "" for one in some), num_compared, num_same)
 
 
 @listing_anew
@@ -311,29 +316,25 @@ def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     card = versions.get(looking.catalog, teacher).card
     human = label_sets.labeled_later(looking.catalog)
     labeled = reviews.labeled_counts(looking.catalog)
-    condition = "confidence >= $threshold" + (" AND sha256 NOT IN (SELECT sha256 FROM human_labeled)" if human else "")
-    keys = [one.key for one in label_sets.listed(looking.catalog, teacher)]
+    sets = label_sets.listed(looking.catalog, teacher)
     answers = thresholds.answers_of(looking.store, card.generation) if asked.thresholds == "precision" else Answers()
-    tables = {"human_labeled": labels.table({"sha256": human}, sha256="string")}
-    with labels.opened(
-        looking.store, {"labels": keys}, spool=looking.spool, threads=looking.threads, tables=tables
-    ) as session:
 
-        def num_confident() -> dict[int, int]:
-            confident = _binned(session, "labels", condition, asked.threshold)
-            return {label: sum(some.values()) for label, some in confident.items()}
+    def num_confident() -> dict[int, int]:
+        confident = _binned(
+            looking, sets, card.classes, dict.fromkeys(range(len(card.classes)), asked.threshold), human
+        )
+        return {label: sum(some.values()) for label, some in confident.items()}
 
-        least = thresholds.of_classes(asked, len(card.classes), answers, num_confident)
-        source, lowest = thresholds.source(session, least, len(card.classes))
-        bins = _binned(session, source, condition, lowest)
-        num_labels = session.ask("SELECT count(*) AS num FROM labels").to_pylist()[0]["num"]
+    least = thresholds.of_classes(asked, len(card.classes), answers, num_confident)
+    bins = _binned(looking, sets, card.classes, least, human)
+    num_labels = sum(one.num_rows for one in sets)
     told = _previewed(asked, card, least, bins, labeled)
     figures = tripwires.measured(
         num_candidates=told.num_candidates,
         num_labels=num_labels,
         candidates={name: one.available for name, one in told.per_class.items()},
         labeled=labeled,
-        agreement=agreement(looking, teacher, keys, asked.threshold),
+        agreement=agreement(looking, teacher, [one.key for one in sets], asked.threshold),
     )
     return told.model_copy(
         update={
@@ -344,15 +345,27 @@ def preview(looking: Looking, asked: PreviewRequest) -> SelectionPreview:
     )
 
 
-def _binned(session: Session, source: str, condition: str, threshold: float) -> dict[int, dict[int, int]]:
-    """By class, the labels in each bin of confidence."""
-    rows = session.ask(
-        f"SELECT label, {quota.BIN_SQL} AS bin, count(*) AS num FROM {source} WHERE {condition} GROUP BY ALL",
-        {"threshold": threshold},
-    ).to_pylist()
+def _binned(
+    looking: Looking,
+    sets: Sequence[Listed],
+    classes: Sequence[str],
+    least: Mapping[int, float],
+    human: Sequence[str],
+) -> dict[int, dict[int, int]]:
+    """By class, the labels over its threshold in each bin of confidence, but for images that a human has labeled."""
+    lowest = np.full(len(classes), np.inf)
+    lowest[list(least)] = list(least.values())
+    labeled = np.array([bytes.fromhex(sha256) for sha256 in human], "S32")
     bins: dict[int, dict[int, int]] = {}
-    for row in rows:
-        bins.setdefault(row["label"], {})[row["bin"]] = row["num"]
+    for seen in _seen(looking, sets, classes):
+        some = np.flatnonzero(seen.confidences.astype(np.float64) >= lowest[seen.labels])
+        if human:
+            some = some[~np.isin(seen.digests(some), labeled)]
+        cells = seen.labels[some] * np.int64(quota.NUM_BINS) + quota.bins_of(seen.confidences[some])
+        numbers, counts = np.unique(cells, return_counts=True)
+        for number, num in zip(numbers.tolist(), counts.tolist(), strict=True):
+            of_class = bins.setdefault(number // quota.NUM_BINS, {})
+            of_class[number % quota.NUM_BINS] = of_class.get(number % quota.NUM_BINS, 0) + num
     return bins
 
 
@@ -408,133 +421,93 @@ def _expected_right(confidence: float, reliability: Sequence[ReliabilityBin]) ->
     return confidence
 
 
-def opened(looking: Looking, sets: Sequence[Listed], *, compare: bool, teacher: str) -> AbstractContextManager[Session]:
-    """A session with ``labels``, and to compare with the last teacher's all that ``COMPARED`` joins."""
-    earlier = [one for one in sets if one.previous_key is not None]
-    before = [one.previous_key or "" for one in earlier]
-    named = {"labels": [one.key for one in sets]} | ({"before": before} if compare else {})
-    tables = _names(looking, teacher, earlier) if compare else {}
-    return labels.opened(
-        looking.store, named, more=before, spool=looking.spool, threads=looking.threads, tables=tables
-    )  # fmt: skip
+def _seen(looking: Looking, sets: Sequence[Listed], classes: Sequence[str], *, compare: bool = False) -> Iterator[Seen]:
+    """All rows of these label sets, some sets at a time; with ``compare``, what the teacher before said too."""
+    return label_index.seen(looking.index, sets, classes, _earlier(looking, sets) if compare else None)
 
 
-def _names(looking: Looking, teacher: str, earlier: Sequence[Listed]) -> dict[str, Any]:
-    """The names of classes, which two teachers may number differently."""
-    now = looking.classes(teacher)
-    before = {one.previous_teacher or "": looking.classes(one.previous_teacher or "") for one in _one_each(earlier)}
-    every = [(known, i, name) for known, names in before.items() for i, name in enumerate(names)]
-    return {
-        "now_names": labels.table({"label": range(len(now)), "name": now}, label="int32", name="string"),
-        "before_sets": labels.table(
-            {
-                "label_set": [one.previous_key for one in earlier],
-                "teacher": [one.previous_teacher for one in earlier],
-            },
-            label_set="string",
-            teacher="string",
-        ),
-        "before_names": labels.table(
-            {
-                "teacher": [known for known, _, _ in every],
-                "label": [i for _, i, _ in every],
-                "name": [name for _, _, name in every],
-            },
-            teacher="string",
-            label="int32",
-            name="string",
-        ),
-    }
+def _earlier(looking: Looking, sets: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
+    """The teachers who labeled the same shards before, and their classes, which they may number differently."""
+    return {teacher: looking.classes(teacher) for teacher in {one.previous_teacher for one in sets} if teacher}
 
 
-def _one_each(earlier: Sequence[Listed]) -> list[Listed]:
-    return list({one.previous_teacher: one for one in earlier}.values())
+def _told(looking: Looking, chosen: Sequence[tuple[str, Listed]], classes: Sequence[str]) -> list[PseudoLabel]:
+    """All that is told of some images, each with the label set in which it is, in their order."""
+    sets = list({one.key: one for _, one in chosen}.values())
+    wanted: dict[str, list[str]] = {}
+    for sha256, one in chosen:
+        wanted.setdefault(one.key, []).append(sha256)
+    soft = labels.soft(looking.store, wanted, spool=looking.spool, threads=looking.threads)
+    known = {one.key: (now, then) for group in looking.index.read(sets, compare=True) for one, now, then in group}
+    earlier = _earlier(looking, sets)
+    said = reviews.counting(looking.catalog, [sha256 for sha256, _ in chosen])
+    told = []
+    for sha256, one in chosen:
+        now, then = known[one.key]
+        row = _row_of(sha256, now)
+        if not len(row):  # what could not be decoded is in its shard, and has no label
+            continue
+        before = _row_of(sha256, then) if then is not None else NONE
+        previous = earlier[one.previous_teacher or ""][before.labels[0]] if len(before) else None
+        label = _pseudo_label(sha256, one, row, classes, soft[one.key, sha256], previous)
+        told.append(label.model_copy(update={"review": said.get(sha256)}))
+    return told
 
 
-def _told(
-    looking: Looking,
-    session: Session,
-    teacher: str,
-    sets: Sequence[Listed],
-    key: str,
-    condition: str,
-    parameters: dict[str, Any],
-) -> list[tuple[float, PseudoLabel]]:
-    """All that is told of some rows of these label sets, each with its key, in the condition's order."""
-    if not sets:
-        return []
-    where = {one.key: one for one in sets}
-    show(looking, session, teacher, sets)
-    rows = session.ask(
-        f"SELECT {key} AS key, sha256, label_set, label, confidence, {MARGIN} AS margin, top_classes, "
-        f"top_probabilities, before_name FROM {COMPARED} WHERE {condition}",
-        parameters,
-    ).to_pylist()
-    classes = looking.classes(teacher)
-    said = reviews.counting(looking.catalog, [row["sha256"] for row in rows])
-    return [(row["key"], _pseudo_label(row, where[row["label_set"]], classes, said.get(row["sha256"]))) for row in rows]
+def _row_of(sha256: str, rows: Rows) -> Rows:
+    """The row of an image, or none."""
+    return rows.part(np.nonzero(rows.digests == np.array(bytes.fromhex(sha256), "S32"))[0][:1])
 
 
-def show(looking: Looking, session: Session, teacher: str, sets: Sequence[Listed]) -> None:
-    """Have the names in ``COMPARED`` stand for these label sets, and those of the same shards before."""
-    earlier = [one for one in sets if one.previous_key is not None]
-    session.show("labels", [one.key for one in sets])
-    session.show("before", [one.previous_key or "" for one in earlier])
-    for name, table in _names(looking, teacher, earlier).items():
-        session.give(name, table)
-
-
-def of_images(
-    looking: Looking, session: Session, teacher: str, sets: Sequence[Listed], sha256s: Sequence[str]
-) -> dict[str, PseudoLabel]:
-    """What a teacher says of these images, from the label sets in which they are; ``session`` was opened for these."""
-    rows = _told(looking, session, teacher, sets, "0.0::DOUBLE", _WANTED, {"wanted": list(sha256s)})
-    return {label.sha256: label for _, label in rows}
-
-
-def _pseudo_label(row: Mapping[str, Any], of: Listed, classes: Sequence[str], review: Review | None) -> PseudoLabel:
-    label, before = classes[row["label"]], row["before_name"]
+def _pseudo_label(
+    sha256: str,
+    of: Listed,
+    row: Rows,
+    classes: Sequence[str],
+    soft: tuple[Sequence[int], Sequence[float]],
+    previous: str | None,
+) -> PseudoLabel:
+    label = classes[row.labels[0]]
     return PseudoLabel(
-        sha256=row["sha256"],
+        sha256=sha256,
         bucket=of.bucket,
         teacher=of.teacher,
         label=label,
-        confidence=min(1.0, row["confidence"]),
-        margin=row["margin"],
-        classes=tuple(
-            ClassProbability(label=classes[i], probability=min(1.0, p))
-            for i, p in zip(row["top_classes"], row["top_probabilities"], strict=True)
-        ),
-        previous_teacher=of.previous_teacher if before is not None else None,
-        previous_label=before,
-        is_changed=None if before is None else before != label,
-        review=review,
+        confidence=min(1.0, float(row.confidences[0])),
+        margin=float(row.margins[0]),
+        classes=tuple(ClassProbability(label=classes[i], probability=min(1.0, p)) for i, p in zip(*soft, strict=True)),
+        previous_teacher=of.previous_teacher if previous is not None else None,
+        previous_label=previous,
+        is_changed=None if previous is None else previous != label,
     )
 
 
-def _conditions(filters: Filters, classes: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    where: list[str] = []
-    parameters: dict[str, Any] = {}
-    if filters.class_name is not None:
-        if filters.class_name not in classes:
-            raise Refused(
-                f"class={filters.class_name[:100]!r} is none of the teacher's {len(classes)} classes "
-                f"({', '.join(classes[:5])}, …)",
-                code="unknown_class",
-            )
-        where.append("label = $label")
-        parameters["label"] = classes.index(filters.class_name)
-    bounds = {
-        "confidence >= $min_confidence": filters.min_confidence,
-        "confidence <= $max_confidence": filters.max_confidence,
-        f"{MARGIN} >= $min_margin": filters.min_margin,
-        f"{MARGIN} <= $max_margin": filters.max_margin,
-        "sha256 = $sha256": filters.sha256,
-    }
-    for condition, value in bounds.items():
-        if value is not None:
-            where.append(condition)
-            parameters[condition.rpartition("$")[2]] = value
-    if filters.is_changed is not None:
-        where.append(_IS_CHANGED if filters.is_changed else f"NOT {_IS_CHANGED}")
-    return where, parameters
+def _conditions(filters: Filters, classes: Sequence[str]) -> Callable[[Seen], npt.NDArray[np.bool_]]:
+    """Which rows are asked for. Raises Refused for a class that the teacher does not know."""
+    if filters.class_name is not None and filters.class_name not in classes:
+        raise Refused(
+            f"class={filters.class_name[:100]!r} is none of the teacher's {len(classes)} classes "
+            f"({', '.join(classes[:5])}, …)",
+            code="unknown_class",
+        )
+
+    def keeps(seen: Seen) -> npt.NDArray[np.bool_]:
+        kept = np.ones(len(seen), np.bool_)
+        if filters.class_name is not None:
+            kept &= seen.labels == classes.index(filters.class_name)
+        for column, least, most in (
+            (seen.confidences, filters.min_confidence, filters.max_confidence),
+            (seen.margins, filters.min_margin, filters.max_margin),
+        ):
+            # A float32 is compared as the number that it is
+            if least is not None:
+                kept &= column >= np.float64(least)
+            if most is not None:
+                kept &= column <= np.float64(most)
+        if filters.sha256 is not None:
+            kept &= seen.digests(np.arange(len(seen))) == np.array(bytes.fromhex(filters.sha256), "S32")
+        if filters.is_changed is not None:
+            kept &= seen.changes == (CHANGED if filters.is_changed else SAME)
+        return kept
+
+    return keeps

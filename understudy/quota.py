@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 #: Confidence in bins that are narrow where teachers are sure: 0.001 wide below 0.9, and ten times narrower with
 #: every nine after that. A bin's number never falls as confidence rises, which is all that exactness needs.
 BIN_SQL = """(CASE
@@ -16,11 +19,25 @@ BIN_SQL = """(CASE
     WHEN confidence < 0.99 THEN 900 + floor((confidence::DOUBLE - 0.9) * 10000)
     WHEN confidence < 0.999 THEN 1800 + floor((confidence::DOUBLE - 0.99) * 100000)
     ELSE 2700 + floor((confidence::DOUBLE - 0.999) * 1000000) END)::INTEGER"""
+#: More than the largest number of a bin.
+NUM_BINS = 4000
 #: The official code's bins: 0.01 wide, the last for 1.0.
 COARSE_BIN_SQL = "floor(confidence::DOUBLE * 100)::INTEGER"
 
 #: Images in each bin of confidence, by the bin's number.
 Bins = Mapping[int, int]
+
+
+def bins_of(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """``BIN_SQL`` of (N,) confidences."""
+    exact = confidence.astype(np.float64)
+    bins = np.select(
+        [exact < 0.9, exact < 0.99, exact < 0.999],
+        [exact * 1000, 900 + np.floor((exact - 0.9) * 10_000), 1800 + np.floor((exact - 0.99) * 100_000)],
+        2700 + np.floor((exact - 0.999) * 1_000_000),
+    )
+    numbers: npt.NDArray[np.int64] = np.floor(bins).astype(np.int64)
+    return numbers
 
 
 def bin_edge(number: int) -> float:

@@ -487,6 +487,18 @@ class Evaluation(Record):
         return None if self.latency is None else self.latency.median_ms
 
 
+class EvaluationSummary(Record):
+    """One model on the holdout in short: nothing that grows with the classes."""
+
+    version: str
+    num_images: int
+    num_correct: int
+    accuracy: float
+    interval: Interval
+    calibration_error: float
+    images_per_second: float
+
+
 class Robustness(Record):
     """One model's error under corruption, on a sample of the holdout (Hendrycks & Dietterich 2019).
 
@@ -628,6 +640,26 @@ class GateReport(Record):
         return self.verdict == "promote"
 
 
+class GateSummary(Record):
+    """The verdict on a challenger in short, as lists show it: `GET /generations/{n}` has the whole report."""
+
+    challenger: EvaluationSummary
+    champion: EvaluationSummary | None = None  #: None for the first teacher
+    gain: Gain | None = None  #: None for the first teacher
+    alpha: float
+    verdict: Literal["promote", "refuse"]
+    rule: str  #: which rule decided
+    reasons: tuple[str, ...]  #: in words
+    power: float | None = None
+    images_needed: int | None = None
+    control: EvaluationSummary | None = None  #: None: no control was trained
+    control_gain: Gain | None = None
+
+    @property
+    def is_proved(self) -> bool:
+        return self.verdict == "promote"
+
+
 class Variant(Record):
     """A model in another number format, for one kind of provider: a second file of the same version.
 
@@ -706,6 +738,14 @@ class ModelVersion(Record):
     created_at: Timestamp
     is_champion: bool
     card: ModelCard
+
+
+class ModelFile(Record):
+    """One file of a model version."""
+
+    name: str
+    num_bytes: int
+    sha256: Sha256 | None  #: None: the model is from before this was written down
 
 
 class Championship(Record):
@@ -872,6 +912,20 @@ class Generation(Record):
     version: str | None = None  #: the student, once registered
     job: Job
     report: GateReport | None = None
+    created_at: Timestamp
+    ended_at: Timestamp | None = None
+
+
+class GenerationSummary(Record):
+    """One turn of the loop, as lists show it: the same without what grows with the classes."""
+
+    number: int
+    state: GenerationState
+    request: GenerationRequest
+    teacher: str | None
+    version: str | None = None
+    job: Job
+    report: GateSummary | None = None
     created_at: Timestamp
     ended_at: Timestamp | None = None
 

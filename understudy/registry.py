@@ -13,7 +13,7 @@ from understudy import engine, tuning
 from understudy.catalog import Catalog, versions
 from understudy.engine import FP32, GPU_PROVIDERS, Engine
 from understudy.errors import ArtifactRefused, NoChampion
-from understudy.records import ModelCard, Variant
+from understudy.records import ModelCard, ModelFile, Variant
 from understudy.store import Store, model_key
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,22 @@ def fetch(store: Store, catalog: Catalog, version: str) -> tuple[bytes, ModelCar
     """A version's artifact and card, to load an engine of once or several times. Raises NotFound, ArtifactRefused."""
     card = versions.get(catalog, version).card
     return _file(store, card.artifact_key, version), card
+
+
+def files(store: Store, card: ModelCard) -> list[ModelFile]:
+    """The files of a version that are in the store: artifact, variants, weights and card, each with its sha-256."""
+    digests: dict[str, str | None] = {card.artifact_key: card.artifact_sha256}
+    digests |= {each.artifact_key: each.artifact_sha256 for each in card.variants if each.artifact_key is not None}
+    digests[card.weights_key] = card.training.get("weights_sha256")
+    card_key = model_key(card.version, "card.json")
+    sizes = store.sizes(model_key(card.version, ""))
+    if card_key in sizes:
+        digests[card_key] = hashlib.sha256(store.get(card_key)).hexdigest()
+    return [
+        ModelFile(name=key.rpartition("/")[2], num_bytes=sizes[key], sha256=digest)
+        for key, digest in digests.items()
+        if key in sizes
+    ]
 
 
 def fetch_variant(store: Store, card: ModelCard, name: str) -> bytes:

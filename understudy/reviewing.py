@@ -23,7 +23,7 @@ from understudy.catalog.reviews import Decided
 from understudy.errors import Conflict, Refused
 from understudy.label_records import PseudoLabel
 from understudy.labels import Session
-from understudy.pseudo_labels import COMPARED, MARGIN, Looking, listing_anew
+from understudy.pseudo_labels import Looking, listing_anew
 from understudy.recipes import Recipe
 from understudy.records import ClassProbability, Interval
 from understudy.review_records import (
@@ -49,6 +49,18 @@ MAX_LOOKED_THROUGH = 4
 #: Of the audit's interval.
 CONFIDENCE = 0.95
 
+#: By which the label leads the second class.
+_MARGIN = "(top_probabilities[1] - coalesce(top_probabilities[2], 0))::DOUBLE"
+#: With what the teacher before said of the same image, where it said something.
+_COMPARED = """(
+    SELECT labels.*, now_names.name AS now_name, before_names.name AS before_name,
+           before.confidence AS before_confidence
+    FROM labels JOIN now_names ON now_names.label = labels.label
+    LEFT JOIN (before JOIN before_sets ON before_sets.label_set = before.label_set
+               JOIN before_names ON before_names.teacher = before_sets.teacher AND before_names.label = before.label)
+    ON before.sha256 = labels.sha256
+)"""
+
 #: What no person has said anything of; the condition on the class, and where the page before ended.
 _IS_NEXT = """sha256 NOT IN (SELECT sha256 FROM settled) AND ($label < 0 OR label = $label)
 AND (first, second, sha256) > ($first::DOUBLE, $second::DOUBLE, $after)
@@ -59,7 +71,7 @@ _UNCERTAIN = f"""
 SELECT sha256, label_set, first, second FROM (
     SELECT sha256, label, label_set, margin AS second,
            row_number() OVER (PARTITION BY label, bucket ORDER BY margin, sha256)::DOUBLE AS first
-    FROM (SELECT sha256, label, label_set, {MARGIN} AS margin FROM labels WHERE confidence <= $most)
+    FROM (SELECT sha256, label, label_set, {_MARGIN} AS margin FROM labels WHERE confidence <= $most)
     JOIN sets USING (label_set)
     WHERE margin >= $from_margin AND margin < $below
 ) WHERE {_IS_NEXT}
@@ -70,7 +82,7 @@ SELECT sha256, label_set, first, second FROM (
 _DISAGREEMENT = f"""
 WITH compared AS MATERIALIZED (
     SELECT sha256, label, label_set, least(confidence, before_confidence)::DOUBLE AS strength, now_name, before_name
-    FROM {COMPARED} WHERE before_name IS NOT NULL
+    FROM {_COMPARED} WHERE before_name IS NOT NULL
 )
 SELECT sha256, label_set, first, second FROM (
     SELECT sha256, label, label_set, -strength AS second,
@@ -158,7 +170,7 @@ def queue(looking: Looking, asked: Asked, *, cursor: str | None = None, limit: i
         tables=_tables(looking, sets),
     ) as session:
         found, rest = _search(looking, session, asked, sets, start, parameters, limit + 1)
-        told = _items(looking, session, asked, sets, found[:limit])
+    told = _items(looking, asked, sets, found[:limit])
     rest = found[limit - 1].place if len(found) > limit else rest
     return ReviewQueue(
         items=tuple(told),
@@ -184,13 +196,50 @@ def _search(
         if number >= MAX_LOOKED_THROUGH and found:
             return found, begin
         if asked.by == ReviewOrder.DISAGREEMENT:
-            pseudo_labels.show(looking, session, here[0].teacher, here)
+            _show(looking, session, here)
         else:
             session.show("labels", [one.key for one in here])
         found += _images(session, _SQL[asked.by], parameters | words, begin, num - len(found))
         if len(found) >= num:
             break
     return found, None
+
+
+def _show(looking: Looking, session: Session, sets: Sequence[Listed]) -> None:
+    """Have the names in ``_COMPARED`` stand for these label sets, and those of the same shards before."""
+    earlier = [one for one in sets if one.previous_key is not None]
+    session.show("labels", [one.key for one in sets])
+    session.show("before", [one.previous_key or "" for one in earlier])
+    for name, table in _names(looking, sets[0].teacher, earlier).items():
+        session.give(name, table)
+
+
+def _names(looking: Looking, teacher: str, earlier: Sequence[Listed]) -> dict[str, Any]:
+    """The names of classes, which two teachers may number differently."""
+    now = looking.classes(teacher)
+    before = {known: looking.classes(known) for known in {one.previous_teacher for one in earlier} if known}
+    every = [(known, i, name) for known, names in before.items() for i, name in enumerate(names)]
+    return {
+        "now_names": labels.table({"label": range(len(now)), "name": now}, label="int32", name="string"),
+        "before_sets": labels.table(
+            {
+                "label_set": [one.previous_key for one in earlier],
+                "teacher": [one.previous_teacher for one in earlier],
+            },
+            label_set="string",
+            teacher="string",
+        ),
+        "before_names": labels.table(
+            {
+                "teacher": [known for known, _, _ in every],
+                "label": [i for _, i, _ in every],
+                "name": [name for _, _, name in every],
+            },
+            teacher="string",
+            label="int32",
+            name="string",
+        ),
+    }
 
 
 def _together(
@@ -234,18 +283,14 @@ def _images(session: Session, sql: str, parameters: Mapping[str, Any], after: _P
     ]
 
 
-def _items(
-    looking: Looking, session: Session, asked: Asked, sets: Sequence[Listed], found: Sequence[_Found]
-) -> list[QueueItem]:
+def _items(looking: Looking, asked: Asked, sets: Sequence[Listed], found: Sequence[_Found]) -> list[QueueItem]:
     assert asked.teacher is not None, "it is named by now"
     holding = {one.label_set for one in found}
     needed = {one.key: one for one in sets if one.key in holding}
     if asked.by == ReviewOrder.AUDIT:
         return [_blind_item(one.sha256, needed[one.label_set]) for one in found]
-    told = pseudo_labels.of_images(
-        looking, session, asked.teacher, list(needed.values()), [one.sha256 for one in found]
-    )
-    return [_item(told[one.sha256]) for one in found]
+    told = pseudo_labels.of_images(looking, [(one.sha256, needed[one.label_set]) for one in found])
+    return [_item(label) for label in told]
 
 
 def _blind_item(sha256: str, of: Listed) -> QueueItem:

@@ -261,6 +261,12 @@ def use_one_device(child: int, devices: str = "", root: Path = Path("/dev")) -> 
     return chosen
 
 
+def threads_asked() -> int | None:
+    """How many threads OMP_NUM_THREADS gives to the libraries that compute. None: it does not say."""
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(said) if said.isdecimal() else None
+
+
 def stop_celery_softly() -> None:
     """Make SIGTERM stop a Celery worker as SIGQUIT does. Celery reads this when its worker is imported: call it before.
 

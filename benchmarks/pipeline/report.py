@@ -148,9 +148,11 @@ def _selection(results: Results) -> Sheet:
 
 def _looking(run: Answers) -> Sheet:
     rows = [
+        ("read once, when the service starts", f"{run.prepare_s:.2f}", f"{run.prepare_cpu_s:.2f}"),
         ("facets", f"{run.facets_s:.2f}", f"{run.facets_cpu_s:.2f}"),
         ("a page of one class over 0.5, by confidence", f"{run.page_s:.2f}", f"{run.page_cpu_s:.2f}"),
         ("the same by margin", f"{run.margin_page_s:.2f}", f"{run.margin_page_cpu_s:.2f}"),
+        ("a preview of a selection", f"{run.preview_s:.2f}", f"{run.preview_cpu_s:.2f}"),
     ]
     note = f"{run.num_rows:,} rows in label sets of 1,000, on two threads as in the service."
     return Sheet("Looking at pseudo-labels", ("what", "s", "CPU s"), rows, note)

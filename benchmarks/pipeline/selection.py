@@ -27,7 +27,7 @@ from trainer import selection
 from understudy import labels, pseudo_labels, recipes, registry
 from understudy.catalog import Catalog, jobs, versions
 from understudy.catalog.tables import LabelSetRow, ShardRow
-from understudy.label_records import LabelSort
+from understudy.label_records import LabelSort, PreviewRequest
 from understudy.pseudo_labels import Filters, Looking
 from understudy.records import JobKind, JobState
 from understudy.store import Store
@@ -181,15 +181,22 @@ def measure(num_rows: int, place: Path | None = None) -> Figures:
 
 @dataclass(frozen=True)
 class Answers:
-    """Server time of looking at pseudo-labels, on as many threads as in the service, the median of some; CPU seconds beside those on the clock."""
+    """Server time of looking at pseudo-labels, on as many threads as in the service, the median of some.
+
+    CPU seconds stand beside those on the clock.
+    """
 
     num_rows: int
+    prepare_s: float  #: what is read once, when the service starts
+    prepare_cpu_s: float
     facets_s: float
     facets_cpu_s: float
     page_s: float  #: of one class, over a confidence, sorted by confidence
     page_cpu_s: float
-    margin_page_s: float  #: the same sorted by margin, which reads the soft labels
+    margin_page_s: float  #: the same sorted by margin
     margin_page_cpu_s: float
+    preview_s: float
+    preview_cpu_s: float
 
 
 def measure_looking(num_rows: int, place: Path | None = None, *, repeats: int = 5) -> Answers:
@@ -206,9 +213,11 @@ def measure_looking(num_rows: int, place: Path | None = None, *, repeats: int = 
         looking = Looking(catalog, store, folder / "spool", threads=THREADS)
         narrow = Filters(class_name="3", min_confidence=0.5)
         told = [
+            *_median(lambda: pseudo_labels.prepare(looking), 1),
             *_median(lambda: pseudo_labels.facets(looking), repeats),
             *_median(lambda: pseudo_labels.page(looking, narrow), repeats),
             *_median(lambda: pseudo_labels.page(looking, narrow, sort=LabelSort.MARGIN), repeats),
+            *_median(lambda: pseudo_labels.preview(looking, PreviewRequest()), repeats),
         ]
         catalog.close()
     return Answers(num_rows, *told)

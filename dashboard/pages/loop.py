@@ -10,7 +10,7 @@ from nicegui import ui
 from dashboard import charts, frame, words
 from dashboard.frame import Page, View
 from understudy.client import Client
-from understudy.records import BucketSummary, Championship, Generation, GenerationState, LoopNext, LoopState
+from understudy.records import BucketSummary, Championship, GenerationState, GenerationSummary, LoopNext, LoopState
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Seen:
     """What the page shows of one moment."""
 
     loop: LoopState
-    generations: Sequence[Generation]  #: the newest first
+    generations: Sequence[GenerationSummary]  #: the newest first
     buckets: Sequence[BucketSummary]
     champions: Sequence[Championship]  #: the newest first
 
@@ -167,7 +167,7 @@ def _accuracy(seen: Seen) -> None:
         charts.draw(accuracy_plot(judged), f"Accuracy of {words.plural(len(judged), 'generation')}")
 
 
-def accuracy_plot(judged: Sequence[Generation]) -> charts.Options:
+def accuracy_plot(judged: Sequence[GenerationSummary]) -> charts.Options:
     """Each generation's student on the holdout with its interval; the promoted ones in limelight."""
     dots: dict[bool, list[list[Any]]] = {True: [], False: []}
     whiskers = []
@@ -205,7 +205,7 @@ def _turns(seen: Seen) -> None:
                 _turn(each)
 
 
-def _turn(each: Generation) -> None:
+def _turn(each: GenerationSummary) -> None:
     kinds = {GenerationState.PROMOTED: "good", GenerationState.REFUSED: "", GenerationState.FAILED: "bad"}
     with frame.row():
         with frame.cell():

@@ -61,10 +61,10 @@ class Desk:
         self._in_order, self._is_asking = asyncio.Lock(), False
         self._away: Exception | None = None
         self._stack = frame.element("div", "us-stack")
-        self._end = frame.element("div", "us-end", aria_live="polite")
+        self._end = frame.element("div", "us-rv-end", aria_live="polite")
         with frame.panel(classes="us-session"):
             self._figures = frame.element("div", "us-figures", aria_live="polite")
-            with frame.element("div", "us-strip"):
+            with frame.element("div", "us-rv-strip"):
                 with frame.element("button", "us-do", type="button", data_key="u") as self._undoing:
                     frame.text("Undo the last")
                     keycap("u")
@@ -119,7 +119,7 @@ class Desk:
             image = frame.element("img", src=f"/picture/{item.sha256}?size=480", alt="The image to review")
             image.on("load", js_handler=_TINY)
             frame.text(f"{item.bucket} · {item.teacher} · {item.sha256[:12]}", "us-origin us-soft")
-        with frame.element("div", "us-answers"):
+        with frame.element("div", "us-rv-answers"):
             if self._feed.is_audit:
                 frame.text("Which class is it?", tag="h2")
                 self._buttons(item)
@@ -140,7 +140,7 @@ class Desk:
             lead = "" if item.margin is None else f", {100 * item.margin:.0f} points ahead of the second class"
             frame.text(f"says the teacher, {words.percent(item.confidence)} sure{lead}", "us-soft", "p")
             if item.previous_label is not None and item.previous_label != item.label:
-                frame.text(f"The teacher before said {item.previous_label}", "us-was", "p")
+                frame.text(f"The teacher before said {item.previous_label}", "us-rv-was", "p")
 
     def _bars(self, item: QueueItem) -> None:
         num = ALL_BARS if len(self._feed.classes) <= ALL_BARS else NUM_BARS
@@ -149,14 +149,14 @@ class Desk:
         with frame.element("div", "us-choices", role="group", aria_label="The teacher's classes"):
             for one in shown:
                 with self._choice(one.label, keys.get(one.label)):
-                    frame.text(words.percent(one.probability), "us-soft us-share")
+                    frame.text(words.percent(one.probability), "us-soft us-rv-share")
                     with frame.element("span", "us-gauge", aria_hidden="true"):
                         ui.element("span").style(f"width: {100 * one.probability:.2f}%")
 
     def _buttons(self, item: QueueItem) -> None:
         shown = self._feed.classes[:NUM_BUTTONS]
         keys = keys_of(shown, self._feed.classes)
-        with frame.element("div", "us-choices us-plain", role="group", aria_label="Classes"):
+        with frame.element("div", "us-choices us-rv-plain", role="group", aria_label="Classes"):
             for name in shown:
                 self._choice(name, keys.get(name))
 
@@ -165,7 +165,7 @@ class Desk:
         with frame.element("button", "us-choice", type="button", data_key=said) as button:
             if key:
                 keycap(key)
-            frame.text(name, "us-name")
+            frame.text(name, "us-rv-name")
         return button
 
     def _button(self, label: str, key: str, classes: str, shown: str = "") -> None:
@@ -328,7 +328,7 @@ class Desk:
         with frame.element("figure", f"us-past {state}", title=said.problem):
             frame.thumbnail(said.item.sha256, size=96)
             frame.text(
-                "undone" if said.is_undone else "refused" if said.problem else said.word, "us-name", "figcaption"
+                "undone" if said.is_undone else "refused" if said.problem else said.word, "us-rv-name", "figcaption"
             )
             if not state:
                 undo = frame.element("button", "us-undo", type="button", aria_label=f"Undo: {said.word}", title="Undo")

@@ -62,11 +62,11 @@ class Grid:
                 )  # fmt: skip
             with tile:
                 frame.thumbnail(item.sha256, size=160)
-                with frame.element("span", "us-caption"):
-                    frame.text(item.label, "us-name")
+                with frame.element("span", "us-rv-caption"):
+                    frame.text(item.label, "us-rv-name")
                     frame.text(words.percent(item.confidence, 0), "us-soft")
                 if item.previous_label not in (None, item.label):
-                    frame.text(f"was {item.previous_label}", "us-was")
+                    frame.text(f"was {item.previous_label}", "us-rv-was")
             tile.on("click", lambda event, sha256=item.sha256: self._choose(sha256, event), ["shiftKey"])
             self._tiles[item.sha256] = (item, tile)
             if first:

@@ -62,12 +62,12 @@ def _suggest(place: ui.element, said: str, classes: Sequence[str], chosen: Chose
         return
     with place:
         for name in matches(said, classes):
-            with frame.element("button", "us-choice us-small", type="button") as button:
+            with frame.element("button", "us-choice us-rv-small", type="button") as button:
                 frame.text(name)
             button.on("click", lambda name=name: chosen(name, False))
         if word in classes:
             return
-        with frame.element("button", "us-choice us-small us-new", type="button") as button:
+        with frame.element("button", "us-choice us-rv-small us-new", type="button") as button:
             frame.text(f"“{word}” is a new class")
         button.on("click", lambda: chosen(word, True))
         button.props["title"] = (

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from service import examples, receipts
 from service.problems import may_be
@@ -12,7 +13,7 @@ from service.state import Service, State
 from understudy import labels, messages, quarantine
 from understudy.catalog import jobs
 from understudy.errors import NotFound
-from understudy.records import NAME_PATTERN, Job, JobKind, Outcome, ReceiptEntry
+from understudy.records import NAME_PATTERN, Job, JobKind, JobState, Outcome, ReceiptEntry
 from understudy.store import quarantine_key
 
 router = APIRouter(tags=["jobs"])
@@ -21,14 +22,24 @@ router = APIRouter(tags=["jobs"])
 MAX_CURSOR = 10**9
 _RECEIPT: dict[int | str, dict[str, Any]] = examples.of(200, examples.RECEIPT, "Some lines; `next` asks for more.")
 _RECEIPT[200]["content"] |= {"application/x-ndjson": {}, "text/csv": {}}
+_QUARANTINED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}, "image/jpeg": {}}, "description": "The bytes as sent; a JPEG."}
+}
+#: Strangers sent it: a browser shall run nothing of it.
+_INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 JobId = Annotated[str, Path(pattern=NAME_PATTERN, description="as the answer to an upload names it")]
 
 
 @router.get("/jobs")
-def recent(service: Service, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Page[Job]:
+def recent(
+    service: Service,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    kind: Annotated[JobKind | None, Query(description="only of this kind")] = None,
+    state: Annotated[JobState | None, Query(description="only in this state")] = None,
+) -> Page[Job]:
     """The newest jobs first."""
-    return Page(items=jobs.recent(service.catalog, limit=limit))
+    return Page(items=jobs.recent(service.catalog, limit=limit, kind=kind, state=state))
 
 
 @router.get("/jobs/{job_id}", responses=examples.of(200, examples.JOB, "How far it is, or how it ended."))
@@ -68,8 +79,7 @@ def receipt(
     wanted = receipts.chosen(format, request.headers.get("accept", ""))
     if wanted != "json":
         media_type, write = receipts.FORMATS[wanted]
-        every = labels.receipt_lines(service.store, key)
-        lines = (line for line in every if only is None or line.outcome is only)
+        lines = labels.receipt_lines(service.store, key, only=only)
         headers = {"Content-Disposition": f'attachment; filename="receipt-{job_id}.{wanted}"', "Vary": "Accept"}
         return StreamingResponse(write(lines), media_type=media_type, headers=headers)
     entries = labels.read_receipt(service.store, key, offset=cursor, limit=limit + 1)
@@ -86,30 +96,39 @@ def _receipt_key(service: State, job_id: str) -> str:
 @router.get(
     "/jobs/{job_id}/quarantine/{index:int}",
     response_class=Response,
-    responses=may_be(404) | {200: {"content": {"application/octet-stream": {}}, "description": "The bytes as sent."}},
+    responses=may_be(404, 503) | _QUARANTINED,
 )
-def quarantined(
+async def quarantined(
     service: Service,
     job_id: JobId,
     index: Annotated[int, Path(ge=0, le=MAX_CURSOR, description="the entry's index in the receipt")],
+    size: Annotated[
+        int | None,
+        Query(ge=16, le=1024, description="a JPEG of it instead, its longer side at most so many pixels"),
+    ] = None,
 ) -> Response:
     """The bytes of a quarantined entry, for looking at: as an attachment that no browser runs.
 
-    The first of a job's are kept, up to a limit of bytes, and for a while: 404 for the others.
+    The first of a job's are kept, up to a limit of bytes, and for a while: 404 for the others. With `size` a picture
+    of as much of it as can be decoded, made in a program of its own: 422 (`no_preview`) if nothing can be shown.
     """
+    data = await run_in_threadpool(_kept, service, job_id, index)
+    if size is not None:
+        headers = _INERT | {"Cache-Control": "private, max-age=3600"}
+        return Response(await service.previewer.preview(data, size), media_type="image/jpeg", headers=headers)
+    headers = _INERT | {"Content-Disposition": f'attachment; filename="quarantine-{job_id}-{index}"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+def _kept(service: State, job_id: str, index: int) -> bytes:
+    """The bytes of a quarantined entry. Raises NotFound."""
     jobs.get(service.catalog, job_id)
     try:
-        data = service.store.get(quarantine_key(job_id, index))
+        return service.store.get(quarantine_key(job_id, index))
     except FileNotFoundError as missing:
         raise NotFound(f"nothing is kept of entry {index} of job {job_id}: it was not quarantined, or not kept") from (
             missing
         )
-    headers = {
-        "Content-Disposition": f'attachment; filename="quarantine-{job_id}-{index}"',
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "sandbox; default-src 'none'",
-    }
-    return Response(data, media_type="application/octet-stream", headers=headers)
 
 
 @router.post("/jobs/{job_id}/quarantine/retry", status_code=202, responses=may_be(404, 409))

@@ -1,23 +1,28 @@
 """``GET /models`` and ``/generations``: what was trained, what serves, and opening the next turn of the loop."""
 
 import enum
+import json
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
 from service import examples
 from service.clients import Actor
+from service.idempotency import Fingerprint, IdempotencyKey, key_of
 from service.problems import RESPONSES, may_be
 from service.schemas import Moment, Page
 from service.state import Service, State
 from understudy import registry, turns
 from understudy.catalog import generations, versions
 from understudy.errors import NotFound
+from understudy.generation_records import GenerationPlan
+from understudy.label_records import Selection
 from understudy.records import (
     NAME_PATTERN,
     Championship,
     Generation,
     GenerationRequest,
+    GenerationSummary,
     History,
     ModelVersion,
     Override,
@@ -110,22 +115,33 @@ def model(service: Service, version: Annotated[str, Path(pattern=NAME_PATTERN)])
     status_code=202,
     responses=RESPONSES | may_be(409) | examples.of(202, examples.GENERATION, "It is open."),
 )
-def open_generation(service: Service, response: Response, request: GenerationRequest | None = None) -> Generation:
+def open_generation(
+    service: Service,
+    response: Response,
+    actor: Actor,
+    request: GenerationRequest | None = None,
+    key: IdempotencyKey = None,
+) -> Generation:
     """Open the next generation: label what is not labeled yet, select, train a student, let the gate judge it.
 
     A recipe, a student or fields that do not exist, or contradict each other, are refused here.
     """
     asked = request or GenerationRequest()
     turns.check(service.catalog, service.store, asked)
-    generation = generations.open_generation(service.catalog, asked)
+    fingerprint = Fingerprint(json.dumps(asked.model_dump(mode="json"), sort_keys=True)).hex()
+    bound = key_of(actor, "generations", key)
+    generation = generations.open_generation(service.catalog, asked, key=bound, fingerprint=fingerprint)
     response.headers["Location"] = f"/generations/{generation.number}"
     return generation
 
 
 @router.get("/generations")
-def all_generations(service: Service) -> Page[Generation]:
-    """Every generation, the newest first."""
-    return Page(items=generations.every(service.catalog))
+def all_generations(service: Service) -> Page[GenerationSummary]:
+    """Every generation, the newest first, with its verdict in short: the whole report is in `GET /generations/{number}`.
+
+    Nothing in it grows with the number of classes.
+    """
+    return Page(items=generations.summaries(service.catalog))
 
 
 @router.get("/generations/{number}", responses=examples.of(200, examples.GENERATION, "How far it is, or its verdict."))
@@ -145,6 +161,26 @@ def generation(service: Service, number: Number) -> Generation:
 def training_history(service: Service, number: Number) -> History:
     """The curves of a generation's training: written about once a minute, and at the end. 404 until there are any."""
     return History.model_validate_json(_written(service, number, "history.json"))
+
+
+@router.get("/generations/{number}/plan", responses=may_be(404))
+def plan(service: Service, number: Number) -> GenerationPlan:
+    """What a generation was frozen to: every field of its recipe, its student, teacher and labeled images."""
+    return GenerationPlan.model_validate_json(_written(service, number, "plan.json"))
+
+
+@router.get("/generations/{number}/selection", responses=may_be(404))
+def selection(service: Service, number: Number) -> Selection:
+    """Which pseudo-labels a generation trains on, in numbers: of each class what was over the threshold, what was kept
+    of it and with how many copies, and the tripwires. 404 until it is made, and for a first teacher."""
+    return Selection.model_validate_json(_written(service, number, "selection.json"))
+
+
+@router.get("/generations/{number}/pictures")
+def pictures(service: Service, number: Number) -> Page[Picture]:
+    """The pictures that there are of a generation by now."""
+    generations.get(service.catalog, number)
+    return Page(items=[name for name in Picture if service.store.exists(generation_key(number, name))])
 
 
 @router.get(

@@ -69,7 +69,7 @@ async def facets(
     teacher: Teacher = None,
     bucket: Bucket = None,
     with_changed: Annotated[
-        bool, Query(description="count too what the teacher before saw otherwise; that takes several times as long")
+        bool, Query(description="count too what the teacher before saw otherwise, whose labels are read besides")
     ] = False,
 ) -> LabelFacets:
     """How many pseudo-labels there are, by class and confidence (bins of 0.05), by bucket and by teacher."""

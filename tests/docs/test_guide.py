@@ -73,7 +73,7 @@ def as_here() -> Callable[[str], str]:
         command = command.replace(".venv/bin/", f"{shlex.quote(str(programs))}/").replace("--recipe small", SHORTER)
         if " up " in command:
             return f"{command} --port {port} --dashboard-port {dashboard}"
-        if "/understudy " in command and not any(own in command for own in (" doctor ", " --dry-run")):
+        if "/understudy " in command:
             return f"{command} --url http://127.0.0.1:{port}"
         return command.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
 

@@ -1,6 +1,7 @@
 """``understudy up`` as a person runs it: starts, refuses a second one, stops, leaves nothing behind."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -47,12 +48,26 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+def assert_is_well(data: Path, port: int) -> None:
+    """By the doctor, of what runs."""
+    checks = [word for name in ("data", "database", "redis", "store", "service") for word in ("--only", name)]
+    command = [sys.executable, "-m", "understudy", "doctor", "--data", str(data), *checks, "--json"]
+    done = subprocess.run([*command, "--url", f"http://127.0.0.1:{port}"], capture_output=True, text=True, timeout=120)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["ok"]) == (0, True), said
+    seen = {check["name"]: check["seen"] for check in said["checks"]}
+    assert "in use by `understudy up`" in seen["data"]
+    assert "noeviction" in seen["redis"]
+    assert seen["service"].endswith("serves nothing")
+
+
 def test_it_starts_everything_on_loopback_says_where_and_stops_on_one_signal(data: Path, free_port: int, until: Until):
     """One Ctrl-C, exit code 0, no process left."""
     with up(data, free_port) as process:
         until(lambda: answers(free_port))
         until(lambda: len(family(process)) >= 6)  # redis, service, worker and its pool, reconciler, trainer, guardian
         started = family(process)
+        assert_is_well(data, free_port)
         listening = {c.laddr.ip for p in started for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
         os.kill(process.pid, signal.SIGINT)

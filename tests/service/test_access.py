@@ -97,12 +97,16 @@ def test_no_route_is_unprotected_that_is_not_meant_to_be(guarded: FastAPI):
     ("method", "path", "scopes"),
     [
         ("POST", "/classify", {"classify", "admin"}),
+        ("POST", "/models/g0001-326eb4/classify", {"classify", "admin"}),
         ("POST", "/v2/models/champion/infer", {"classify", "admin"}),
         ("POST", "/v2/models/champion/versions/g0001-abcdef/infer", {"classify", "admin"}),
         ("POST", "/ingest", {"ingest", "admin"}),
         ("GET", "/jobs/any/receipt", {"classify", "ingest", "admin"}),
         ("GET", "/metrics", {"classify", "ingest", "admin"}),
         ("GET", "/v2/models/champion", {"classify", "ingest", "admin"}),
+        ("GET", "/models/g0001-abcdef", {"classify", "ingest", "admin"}),
+        ("GET", "/models/g0001-abcdef/files", {"admin"}),
+        ("HEAD", "/models/g0001-abcdef/files/model.onnx", {"admin"}),
         ("POST", "/labeled", {"admin"}),
         ("POST", "/weights", {"admin"}),
         ("POST", "/generations", {"admin"}),
@@ -461,9 +465,9 @@ def test_no_bad_revoked_other_and_misplaced_keys(
 
 def test_probes_and_documentation_are_open_and_nothing_else_is(http: httpx.Client):
     """Also what is not there is not told to strangers."""
-    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+    for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json"):
         assert http.get(path).status_code != 401, path
-    for path in ("/metrics", "/jobs", "/models", "/nothing", "/healthz/", "/"):
+    for path in ("/metrics", "/jobs", "/models", "/nothing", "/healthz/"):
         assert http.get(path).status_code == 401, path
 
 

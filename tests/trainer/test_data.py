@@ -10,9 +10,9 @@ import trainer
 from trainer import data, targets
 from trainer.data import Batches, Pictures, Rows
 from trainer.noise import Noise
-from trainer.selection import Selection
 from understudy import images, labels, recipes
 from understudy.errors import Refused
+from understudy.label_records import Selection
 from understudy.records import ShardManifest
 from understudy.shards import ShardWriter
 from understudy.store import Store, manifest_key

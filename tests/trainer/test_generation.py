@@ -16,12 +16,12 @@ from trainer.calibration import Calibration, is_calibration
 from trainer.card import Export, Training
 from trainer.plan import make_plan
 from trainer.progress import Progress
-from trainer.selection import Selection
 from trainer.steps.controlling import Control
 from understudy import images, labels, recipes, registry, thresholds
 from understudy.catalog import claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow
 from understudy.errors import Conflict, Diverged, LeaseLost, RecipeRefused, Refused
+from understudy.label_records import Selection
 from understudy.records import GenerationState, History, JobState
 from understudy.shards import read_images, read_manifest
 from understudy.store import Store

@@ -7,6 +7,7 @@ import re
 import socket
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from understudy import labels
+from understudy.annotations import reading
 from understudy.catalog import Catalog, claims, jobs, shards
 from understudy.catalog.tables import JobRow
 from understudy.client import Client, RequestFailed
-from understudy.errors import NotReady, SettingsRefused
+from understudy.errors import NotReady, SettingsRefused, UnderstudyError
 from understudy.records import (
     Generation,
     GenerationRequest,
@@ -59,8 +61,8 @@ def strange() -> Callable[..., AbstractContextManager[tuple[str, list[bytes]]]]:
 
 
 @contextmanager
-def _strange(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """Answers every connection with the same bytes and hangs up; gives its address and the requests so far."""
+def _strange(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Answers each connection with the next bytes (then always the last) and hangs up; gives its address and requests."""
     requests: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -71,8 +73,8 @@ def _strange(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
                     head = connection.recv(65536)
                     if head == b"end":
                         return
+                    connection.sendall(answers[min(len(requests), len(answers) - 1)])
                     requests.append(head)
-                    connection.sendall(answer)
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(65536):  # closing on unread bytes would reset the connection
                         pass
@@ -106,6 +108,31 @@ def test_bytes_and_a_file_are_classified_alike(client: Client, serving: Callable
     assert (prediction.classes[0].label, len(prediction.classes)) == ("green", 2)
 
 
+def test_many_images_are_classified_in_their_order(client: Client, serving: Callable[..., str], tmp_path: Path):
+    """More than go into a request, from threads that share the client; what is no image has its problem only."""
+    version = serving()
+    file = tmp_path / "blue.png"
+    file.write_bytes(picture(2, 3))
+    images = [*(picture(i % 2, 3, seed=i) for i in range(30)), b"no image", file, b"none either"]
+
+    def labels() -> list[str | None]:
+        answers = list(client.classify_many(iter(images), top_k=1))
+        assert {answer.model for answer in answers} == {version}
+        (named,) = answers[31].predictions
+        (lone,) = answers[32].predictions
+        assert lone.name is None
+        assert (named.name, len(named.classes)) == ("blue.png", 1)
+        assert lone.problem is not None
+        assert lone.problem.code == "not_an_image"
+        return [answer.predictions[0].label for answer in answers]
+
+    with ThreadPoolExecutor(4) as threads:
+        seen = [future.result() for future in [threads.submit(labels) for _ in range(4)]]
+
+    assert seen == [[*(["red", "green"] * 15), None, "blue", None]] * 4
+    assert list(client.classify_many([])) == []
+
+
 def test_readiness_is_told_whether_ready_or_not(client: Client, serving: Callable[..., str]):
     """Before the first champion the 503 is an answer, not an error."""
     assert client.readiness()["ready"] is False
@@ -129,6 +156,21 @@ def test_models_come_the_newest_first_with_their_cards(client: Client, serving: 
     assert models[0].card.version == second
 
 
+def test_what_comes_from_elsewhere_is_passed_on_as_it_comes(client: Client, opened: Opened):
+    """A raw body under its name, and a form as the form that it is."""
+    raw = client.relay("photos", iter([b"an arch", b"ive"]), name="holiday.zip")
+    assert sent_bytes(opened, raw) == [b"an archive"]
+    assert raw.params["uploads"][0]["name"] == "holiday.zip"
+    form = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\n\r\n%d\r\n' % (i, i) for i in (1, 2)
+    )
+    several = client.relay(
+        "photos", iter([form[:30], form[30:], b"--x--\r\n"]), name="", media_type="multipart/form-data; boundary=x"
+    )
+    assert sent_bytes(opened, several) == [b"1", b"2"]
+    assert [upload["name"] for upload in several.params["uploads"]] == ["1.png", "2.png"]
+
+
 def test_a_receipt_is_read_to_its_end_page_by_page(client: Client, opened: Opened):
     """More lines than the service gives at once; none is lost between two pages."""
     catalog, store = opened
@@ -141,6 +183,7 @@ def test_a_receipt_is_read_to_its_end_page_by_page(client: Client, opened: Opene
         jobs.succeed(session, claim, {"entries": 2500, "receipt_key": receipt_key(job.id, 1)})
 
     assert list(client.receipt(job.id)) == lines
+    assert next(client.receipt(job.id, first=2042)) == lines[2042]
     assert client.wait_for_job(job.id).state == JobState.SUCCEEDED
 
 
@@ -167,7 +210,8 @@ def test_generations_are_opened_and_followed_to_their_end(client: Client, opened
     generation = client.generate(GenerationRequest(recipe="tiny", seed=3))
 
     assert (generation.number, generation.request.seed) == (0, 3)
-    assert client.generations() == [client.generation(0)] == [generation]
+    assert client.generation(0) == generation
+    assert [g.model_dump() for g in client.generations()] == [generation.model_dump()]
     seen: list[Generation] = []
 
     def fail_after_the_first_look(looked_at: Generation) -> None:
@@ -182,6 +226,45 @@ def test_generations_are_opened_and_followed_to_their_end(client: Client, opened
     assert ended.state == GenerationState.FAILED
     assert ended.job.problem == Problem(code="diverged", detail="it did not learn")
     assert len(seen) == 2
+
+
+@pytest.mark.usefixtures("labeled_set")
+def test_waiting_gives_what_ended_well_and_raises_what_did_not(client: Client, opened: Opened):
+    """A job and a generation alike; when the time is over it goes on, and can be waited for again."""
+    catalog, _ = opened
+    job, turn = client.ingest("photos", io.BytesIO(b"an archive")), client.generate()
+    assert [each.id for each in client.jobs(limit=2)] == [turn.job.id, job.id]
+    seen: list[Job] = []
+    for wait in (lambda: client.wait(job, seen.append, timeout_s=0), lambda: client.wait(turn, timeout_s=0)):
+        with pytest.raises(NotReady, match="has not ended after 0 s; it goes on") as late:
+            wait()
+        assert late.value.code == "wait_timeout"
+    assert seen == [job]
+
+    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
+    failing = claims.claim(catalog, JobRow, turn.job.id, lease_s=60)
+    assert claim is not None
+    assert failing is not None
+    with catalog.write() as session:
+        jobs.succeed(session, claim, {"entries": 0})
+    jobs.fail(catalog, failing, Problem(code="diverged", detail="it did not learn"))
+
+    assert client.wait(job).result == {"entries": 0}
+    with pytest.raises(UnderstudyError, match=r"generation 0 failed: it did not learn \(diverged\)") as failed:
+        client.wait(turn)
+    assert failed.value.code == "diverged"
+
+
+def test_one_key_is_one_upload(client: Client, opened: Opened, tmp_path: Path):
+    """Sent twice by hand it is one job; without a key every call is another."""
+    data = lambda: io.BytesIO(b"the same bytes")  # noqa: E731
+    assert client.ingest("photos", data(), key="k").id == client.ingest("photos", data(), key="k").id
+    assert client.labeled(data(), key="k").id == client.labeled(data(), key="k").id
+    assert client.ingest("photos", data()).id != client.ingest("photos", data()).id
+    with pytest.raises(RequestFailed, match="Idempotency-Key") as caught:
+        client.ingest("photos", io.BytesIO(b"others"), key="k")
+    assert (caught.value.status, caught.value.code) == (409, "idempotency_mismatch")
+    assert caught.value.request_id
 
 
 # -- sending --------------------------------------------------------------------------------------
@@ -260,6 +343,22 @@ def test_labeled_images_and_a_holdout_arrive_as_two_uploads_of_one_job(client: C
     for data, seed in zip(sent_bytes(opened, job), (0, 1), strict=True):
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             assert tar.extractfile("red/a.png").read() == picture(0, 3, seed=seed)  # type: ignore[union-attr]
+
+
+def test_what_another_tool_said_is_sent_as_folders(client: Client, opened: Opened, tmp_path: Path):
+    """Annotations of a CSV file arrive as a tar of a folder a class, which lay nowhere on disk."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(0, 3, seed=ord(name[0])))
+    (tmp_path / "labels.csv").write_text('path,label\na.png,"a, cat"\nb.png,dog\n')
+    before = set(tmp_path.iterdir())
+
+    job = client.labeled(reading.read(tmp_path / "labels.csv").packed())
+
+    (data,) = sent_bytes(opened, job)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["labels/a, cat/000000-a.png", "labels/dog/000001-b.png"]
+        assert tar.extractfile("labels/dog/000001-b.png").read() == (tmp_path / "b.png").read_bytes()  # type: ignore[union-attr]
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "data"}
 
 
 def test_without_a_holdout_the_share_to_freeze_comes_along(client: Client, opened: Opened):
@@ -341,14 +440,123 @@ def test_reading_is_retried_while_the_service_is_away(
             assert asked.result(timeout=20) == []
 
 
+def test_an_upload_that_was_hung_up_on_arrives_whole(
+    service_settings: ServiceSettings, served: Callable[..., AbstractContextManager[str]], opened: Opened
+):
+    """It is read again from where it began, and is one job."""
+    archive = io.BytesIO(b"not sent" + b"the archive")
+    archive.seek(8)
+    with (
+        ThreadPoolExecutor(1) as caller,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Client("http://{}:{}".format(*server.getsockname())) as client,
+    ):
+        asked = caller.submit(client.ingest, "photos", archive)
+        server.accept()[0].close()
+        with served(service_settings, server):
+            assert sent_bytes(opened, asked.result(timeout=20)) == [b"the archive"]
+            assert len(client.jobs()) == 1
+
+
 def test_what_could_act_twice_is_not_retried(strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]]):
     """A POST that was hung up on may have been heard: the caller decides."""
     with strange(b"") as (url, requests), Client(url) as client:
-        for call in (client.generate, lambda: client.classify(b"x"), lambda: client.ingest("b", io.BytesIO(b"x"))):
+        for call in (lambda: client.rollback(reason="x"), lambda: client.add_source("b", "s3://x/")):
             requests.clear()
             with pytest.raises(RequestFailed, match="no answer"):
                 call()
             assert len(requests) == 1
+
+
+def problem(status: int, code: str, *headers: str) -> bytes:
+    """A refusal as the service writes it."""
+    body = f'{{"code": "{code}", "detail": "a sentence", "status": {status}}}'
+    lines = (f"HTTP/1.1 {status} No", "Connection: close", f"Content-Length: {len(body)}", *headers)
+    return "\r\n".join((*lines, "", body)).encode()
+
+
+def header(request: bytes, name: str) -> str:
+    """What a request says under a name."""
+    lines = request.decode("latin-1").split("\r\n")
+    return next(line.split(": ", 1)[1] for line in lines if line.lower().startswith(f"{name}: "))
+
+
+def test_what_bears_a_key_is_sent_again_under_the_same_key(
+    strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]],
+):
+    """The first was hung up on, the second refused for now, the third refused for good; other calls, other keys."""
+    lasting = problem(409, "conflict")
+    for call in (Client.generate, lambda client: client.ingest("b", io.BytesIO(b"some bytes"))):
+        with strange(b"", problem(503, "overloaded"), lasting) as (url, requests), Client(url) as client:
+            for _ in range(2):
+                with pytest.raises(RequestFailed) as caught:
+                    call(client)
+
+        keys = [header(request, "idempotency-key") for request in requests]
+        assert caught.value.code == "conflict"
+        assert len(keys) == 4
+        assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
+@pytest.mark.parametrize(
+    ("call", "refusal", "num_requests"),
+    [
+        (lambda client: client.buckets(), problem(429, "rate_limited", "Retry-After: 0"), 2),
+        (lambda client: client.rollback(reason="x"), problem(429, "rate_limited", "Retry-After: 0"), 2),
+        (lambda client: client.rollback(reason="x"), problem(503, "overloaded", "Retry-After: 0"), 1),
+        (lambda client: client.buckets(), problem(503, "overloaded", "Retry-After: 3600"), 1),
+        (lambda client: client.champion(), problem(503, "no_champion", "Retry-After: 0"), 1),
+    ],
+)
+def test_a_refusal_that_passes_is_waited_for_as_the_service_asks(
+    strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]],
+    call: Callable[[Client], object],
+    refusal: bytes,
+    num_requests: int,
+):
+    """Where that may help, is safe, and is no longer than the client's patience."""
+    with strange(refusal, problem(404, "not_found", "X-Request-Id: 8f2c")) as (url, requests), Client(url) as client:
+        with pytest.raises(RequestFailed) as caught:
+            call(client)
+        assert len(requests) == num_requests
+
+    if num_requests == 2:
+        assert (caught.value.status, caught.value.detail, caught.value.request_id) == (404, "a sentence", "8f2c")
+    else:
+        assert caught.value.retry_after_s is not None
+
+
+def test_a_fault_of_the_service_is_told_with_the_request_to_look_for(
+    strange: Callable[..., AbstractContextManager[tuple[str, list[bytes]]]],
+):
+    """In the log; of a refusal there is nothing to look for."""
+    with (
+        strange(problem(500, "internal", "X-Request-Id: 8f2c")) as (url, _),
+        Client(url) as client,
+        pytest.raises(RequestFailed, match=r"^a sentence \(request 8f2c\)$"),
+    ):
+        client.buckets()
+
+
+def test_a_service_that_was_never_there_is_not_waited_for():
+    """However patient the client is; one that was there is, whatever is asked of it: nothing was heard of it."""
+    with closing(socket.socket()) as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        with Client("http://{}:{}".format(*deaf.getsockname()), patience_s=1.0) as client:
+            began = time.monotonic()
+            with pytest.raises(RequestFailed, match="no answer"):
+                client.buckets()
+            assert time.monotonic() - began < 0.8
+            client._was_there = True
+            with pytest.raises(RequestFailed, match="no answer"):
+                client.rollback(reason="x")
+            assert time.monotonic() - began > 0.25
+
+
+def test_a_client_is_shown_without_its_key():
+    """Neither in a log nor on a screen."""
+    with Client("http://127.0.0.1:1", key="us_secret") as client:
+        assert repr(client) == "Client('http://127.0.0.1:1')"
 
 
 def test_an_answer_that_is_not_of_understudy_is_told_in_one_line(

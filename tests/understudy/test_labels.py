@@ -152,6 +152,8 @@ def test_a_receipt_is_read_in_pages(store):
     assert labels.read_receipt(store, "receipt", offset=0, limit=10) == entries
     assert labels.read_receipt(store, "receipt", offset=1, limit=1) == entries[1:2]
     assert labels.read_receipt(store, "receipt", offset=3, limit=10) == []
+    assert list(labels.receipt_lines(store, "receipt", only=Outcome.QUARANTINED)) == entries[1:2]
+    assert list(labels.receipt_lines(store, "receipt", only=Outcome.DUPLICATE)) == []
 
 
 def test_a_damaged_file_that_nobody_lists_does_not_matter(store):

@@ -49,6 +49,24 @@ def test_every_place_of_a_tar_can_be_read_from(folder: Path):
     assert packed.part(len(data) - 5, 1000) == data[-5:]
 
 
+def test_an_upload_reads_as_an_open_file(folder: Path):
+    """From any place, in pieces of any size, to its end and no further; as what measures a file expects."""
+    packed = packing.folder(folder)
+    data = whole(packed)
+    with packing.opened(packed) as file:
+        assert (file.seek(0, io.SEEK_END), file.tell(), file.read(1)) == (len(data), len(data), b"")
+        for offset in (0, 511, 512, 513, 1025, len(data) - 1):
+            file.seek(offset)
+            assert file.read(700) + file.read(1) + file.read() == data[offset:], offset
+            assert file.tell() == len(data)
+        file.seek(100)
+        file.seek(-50, io.SEEK_CUR)
+        assert file.read(7) == data[50:57]
+        file.seek(0)
+        with tarfile.open(fileobj=file) as tar:
+            assert tar.getmember("c.jpg").size == 512
+
+
 def test_the_identity_is_of_names_sizes_and_times(folder: Path):
     """The same files again are the same upload; one that was changed makes it another."""
     before = packing.folder(folder).identity

@@ -73,6 +73,19 @@ def test_pages_are_the_whole_list_in_order(world, looking, sort, order):
     assert pseudo_labels.page(looking, Filters(), sort=sort, order=order, limit=1000)[0] == told
 
 
+def test_very_many_equal_ones_come_by_their_sha256(world, looking):
+    """Page by page, also where a whole page and more is as sure."""
+    world.teacher()
+    world.label(world.shard("a", pictures(60, 1)), [sure_of(i % 3, 1.0) for i in range(60)])
+    told, cursor = pseudo_labels.page(looking, Filters(), limit=7)
+    while cursor is not None:
+        items, cursor = pseudo_labels.page(looking, Filters(), cursor=cursor, limit=7)
+        told += items
+
+    assert [item.sha256 for item in told] == sorted({item.sha256 for item in told})
+    assert len(told) == 60
+
+
 def test_what_is_published_between_two_pages_moves_nothing(world, looking):
     """No image of before is told twice or left out; a new champion does not mix its labels in."""
     teacher = world.teacher()
@@ -285,9 +298,25 @@ def test_what_is_asked_wrongly_is_told(world, looking):
     cursor = Cursor(teacher, LabelSort.MARGIN, LabelOrder.DESC, 0.5, "0" * 64)
     with pytest.raises(Refused, match="sort=margin"):
         pseudo_labels.page(looking, Filters(), cursor=str(cursor))
+    nobody = Cursor(teacher, LabelSort.CONFIDENCE, LabelOrder.DESC, 0.5, "no sha-256")
+    with pytest.raises(Refused, match="none of ours"):
+        pseudo_labels.page(looking, Filters(), cursor=str(nobody))
     infinite = Cursor(teacher, LabelSort.CONFIDENCE, LabelOrder.DESC, float("inf"), "0" * 64)
     with pytest.raises(Refused, match="none of ours"):
         pseudo_labels.page(looking, Filters(), cursor=str(infinite))
+
+
+def test_what_was_prepared_need_not_be_read(world, looking, local_store):
+    """Without a champion, and with a label set that cannot be read, it is nothing."""
+    pseudo_labels.prepare(looking)
+    world.teacher()
+    key = world.label(world.shard("a", pictures(3)), some(3, 1))
+    pseudo_labels.prepare(looking)
+    local_store.delete(key)
+    assert pseudo_labels.facets(looking).num_images == 3
+
+    local_store.delete(world.label(world.shard("a", pictures(3, 2)), some(3, 2)))
+    pseudo_labels.prepare(looking)
 
 
 def test_a_damaged_label_set_is_named(world, looking, local_store):

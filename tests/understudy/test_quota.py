@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy import quota
+from understudy import labels, quota
 from understudy.quota import Cut, Quota
 
 BINS = st.dictionaries(st.integers(0, 20), st.integers(1, 50), min_size=1)
@@ -65,3 +65,18 @@ def test_targets_follow_the_labeled_set():
     """In proportion, at least one of each; or as many as was said."""
     assert quota.targets({0: 30, 1: 10}, ["a", "b", "c"], {"a": 1, "b": 3}, None) == {0: 10, 1: 30, 2: 1}
     assert quota.targets({0: 30}, ["a", "b"], {"a": 1, "b": 3}, 7) == {0: 7, 1: 7}
+
+
+def test_bins_of_an_array_are_those_of_sql():
+    """At every edge, beside it, and anywhere."""
+    edges = np.array([quota.bin_edge(number) for number in range(3700)], np.float32)
+    beside = [np.nextafter(edges, np.float32(to)) for to in (0, 1)]
+    anywhere = np.random.default_rng(0).random(2000, np.float32)
+    confidence = np.concatenate([edges, *beside, anywhere, 1 - anywhere / 1000]).astype(np.float32)
+    rows = labels.table({"confidence": confidence.tolist()}, confidence="float")
+    with duckdb.connect() as connection:
+        connection.register("confidences", rows)
+        of_sql = [number for (number,) in connection.sql(f"SELECT {quota.BIN_SQL} FROM confidences").fetchall()]
+
+    assert quota.bins_of(confidence).tolist() == of_sql
+    assert max(of_sql) < quota.NUM_BINS

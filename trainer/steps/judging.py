@@ -12,7 +12,7 @@ from trainer.evaluate import Measured
 from trainer.plan import Plan
 from trainer.robustness import measures
 from trainer.robustness.sample import sample
-from trainer.selection import LabelSets, Selection
+from trainer.selection import LabelSets
 from trainer.steps.controlling import CONTROL, Control
 from trainer.variants import JudgedVariants, MadeVariant, MadeVariants
 from trainer.work import Work
@@ -20,6 +20,7 @@ from understudy import engine, registry
 from understudy.catalog import generations, shards, versions
 from understudy.engine import Engine
 from understudy.errors import Conflict
+from understudy.label_records import Selection
 from understudy.records import GateReport, Generation, Look, ModelCard, Robustness, Variant
 from understudy.store import Store, generation_key
 
@@ -115,17 +116,7 @@ def draw(work: Work, challenger: _Judgeable) -> None:
     if robustness is not None:
         pictures["robustness.png"] = lambda: plots.robustness_heat_map(robustness)
     for name, make in pictures.items():
-        if not work.place.store.exists(generation_key(work.number, name)):
-            _draw(work, name, make)
-
-
-def _draw(work: Work, name: str, make: Callable[[], bytes]) -> None:
-    try:
-        picture = make()
-    except Exception:  # names of classes are the users', fonts the machine's
-        log.warning("generation %d has no picture %s", work.number, name, exc_info=True)
-    else:
-        work.keep(name, lambda: picture)
+        work.draw(name, make)
 
 
 def _judged_variants(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from trainer import reviewed, selection
 from trainer.plan import Plan
-from trainer.selection import Former, LabelSets, Selection
+from trainer.selection import Former, LabelSets
 from trainer.work import Work, made
 from understudy import pseudo_labels, thresholds
 from understudy.catalog import generations, shards, versions
 from understudy.errors import Refused
+from understudy.label_records import Selection
 from understudy.pseudo_labels import Looking
 from understudy.store import generation_key
 

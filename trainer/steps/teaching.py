@@ -14,10 +14,10 @@ from trainer.checkpoints import Checkpoints
 from trainer.diary import Diary
 from trainer.distributed import Ranks
 from trainer.plan import Plan, begin, fresh_student
-from trainer.selection import Selection
 from trainer.work import Work
 from understudy.catalog import versions
 from understudy.catalog.claims import renew
+from understudy.label_records import Selection
 from understudy.records import ModelCard, Record
 from understudy.store import Store, generation_key
 
@@ -49,7 +49,7 @@ def train_student(work: Work, plan: Plan, selected: Selection | None, prefix: st
     )  # fmt: skip
     diary = None if prefix else _diary(work, plan, run)
     if diary is not None:
-        work.keep("augmented.jpg", partial(pictures.of_student, run.batches, plan.classes))
+        work.draw("augmented.jpg", partial(pictures.of_student, run.batches, plan.classes))
         run = replace(
             run, observer=diary, show=lambda done, total: work.progress.show("train", done, total, diary.figures)
         )

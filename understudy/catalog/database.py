@@ -6,6 +6,7 @@ and writes later fails at once under contention, whatever the busy timeout.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
@@ -53,6 +54,18 @@ def insert_or_ignore(session: Session, table: Any) -> Any:
     """An INSERT that does nothing where a unique row is there already, or is being written by another at this moment."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     return dialect.insert(table).on_conflict_do_nothing()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a catalog is and in which state, as ``Catalog.look`` saw it."""
+
+    server: str  #: SQLite 3.51.3, PostgreSQL 16.4
+    journal: str | None  #: SQLite's journal mode; None: it is no SQLite
+    revision: str | None  #: of the schema; None: nobody has migrated it
+    is_current: bool  #: the schema is the one that this program was written for
+    is_newer: bool  #: a newer program was here: its schema is not known
+    clock: float  #: seconds since 1970, by the database
 
 
 class Catalog:
@@ -108,6 +121,24 @@ class Catalog:
         """Whether the schema is the one that this program was written for."""
         scripts = ScriptDirectory(str(Path(__file__).parent / "migrations"))
         return MigrationContext.configure(connection).get_current_revision() == scripts.get_current_head()
+
+    def look(self) -> Look:
+        """What this catalog is; changes nothing, and migrates nothing."""
+        with self._engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+            version = ".".join(map(str, connection.dialect.server_version_info or ()))
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar() if self.is_sqlite else None
+            clock = connection.scalar(select(now()))
+        scripts = ScriptDirectory(str(Path(__file__).parent / "migrations"))
+        known = {script.revision for script in scripts.walk_revisions()}
+        return Look(
+            server=f"{'SQLite' if self.is_sqlite else 'PostgreSQL'} {version}",
+            journal=journal,
+            revision=revision,
+            is_current=revision == scripts.get_current_head(),
+            is_newer=revision is not None and revision not in known,
+            clock=float(clock or 0.0),
+        )
 
     def close(self) -> None:
         """Close every connection."""

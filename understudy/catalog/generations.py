@@ -1,18 +1,24 @@
 """Generations: one turn of the loop each, worked on through its job, ended with a verdict."""
 
+from typing import Any
+
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import claims, events, jobs, pausing, versions
+from understudy.catalog import claims, events, idempotency, jobs, pausing, versions
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
+from understudy.catalog.idempotency import Key
 from understudy.catalog.tables import ChampionRow, GenerationRow, JobRow, LabeledImageRow, LabelSetRow, ShardRow
 from understudy.errors import Conflict, NotFound, NotReady
 from understudy.records import (
+    EvaluationSummary,
     GateReport,
+    GateSummary,
     Generation,
     GenerationRequest,
     GenerationState,
+    GenerationSummary,
     JobKind,
     JobState,
     VersionState,
@@ -22,10 +28,25 @@ from understudy.records import (
 MAX_ATTEMPTS = 10
 
 
-def open_generation(catalog: Catalog, request: GenerationRequest) -> Generation:
-    """Open the next generation. Raises Conflict while one runs, NotReady without a labeled set."""
-    with catalog.write() as session:
-        number = open_in(session, request)
+def open_generation(
+    catalog: Catalog, request: GenerationRequest, *, key: Key | None = None, fingerprint: str = ""
+) -> Generation:
+    """Open the next generation. Raises Conflict while one runs, NotReady without a labeled set.
+
+    With an idempotency key that has opened one before, give that one.
+    """
+    try:
+        with catalog.write() as session:
+            number = open_in(session, request)
+            job_id = session.get_one(GenerationRow, number).job_id
+            if key is not None and (bound := idempotency.bind(session, key, fingerprint, job_id)) != job_id:
+                raise Conflict(f"this Idempotency-Key has opened the generation of job {bound}")
+    except Conflict:
+        known = None if key is None else idempotency.find(catalog, key)
+        if known is None:
+            raise
+        idempotency.refuse_other(known[1], fingerprint)
+        return of_job(catalog, known[0])
     return get(catalog, number)
 
 
@@ -79,6 +100,15 @@ def every(catalog: Catalog) -> list[Generation]:
     with catalog.read() as session:
         return [
             _record(session, row)
+            for row in session.scalars(select(GenerationRow).order_by(GenerationRow.number.desc()))
+        ]
+
+
+def summaries(catalog: Catalog) -> list[GenerationSummary]:
+    """The same in short: what grows with the classes is not even read into records."""
+    with catalog.read() as session:
+        return [
+            GenerationSummary(**_fields(session, row), report=_summary(row.report) if row.report else None)
             for row in session.scalars(select(GenerationRow).order_by(GenerationRow.number.desc()))
         ]
 
@@ -213,17 +243,30 @@ def _state(row: GenerationRow, job: JobRow) -> GenerationState:
 
 
 def _record(session: Session, row: GenerationRow) -> Generation:
+    return Generation(**_fields(session, row), report=GateReport(**row.report) if row.report else None)
+
+
+def _fields(session: Session, row: GenerationRow) -> dict[str, Any]:
+    """What both records of a generation have."""
     job = session.get_one(JobRow, row.job_id)
-    return Generation(
-        number=row.number,
-        state=_state(row, job),
-        request=GenerationRequest(**row.request),
-        teacher=row.teacher,
-        version=row.version,
-        job=jobs.to_record(job),
-        report=GateReport(**row.report) if row.report else None,
-        created_at=row.created_at,
-        ended_at=row.ended_at
-        if row.ended_at is not None
-        else (job.updated_at if job.state == JobState.FAILED else None),
-    )
+    ended_at = row.ended_at
+    if ended_at is None and job.state == JobState.FAILED:
+        ended_at = job.updated_at
+    return {
+        "number": row.number,
+        "state": _state(row, job),
+        "request": GenerationRequest(**row.request),
+        "teacher": row.teacher,
+        "version": row.version,
+        "job": jobs.to_record(job),
+        "created_at": row.created_at,
+        "ended_at": ended_at,
+    }
+
+
+def _summary(report: dict[str, Any]) -> GateSummary:
+    lean = {name: report[name] for name in GateSummary.model_fields if name in report}
+    for name in ("challenger", "champion", "control"):
+        if (seen := lean.get(name)) is not None:
+            lean[name] = {field: seen[field] for field in EvaluationSummary.model_fields}
+    return GateSummary(**lean)

@@ -156,11 +156,15 @@ def age_s(catalog: Catalog, job_id: str) -> float:
         return float(session.scalar(select(now() - JobRow.updated_at).where(JobRow.id == job_id)) or 0.0)
 
 
-def recent(catalog: Catalog, *, limit: int) -> list[Job]:
-    """The newest jobs first."""
+def recent(catalog: Catalog, *, limit: int, kind: JobKind | None = None, state: JobState | None = None) -> list[Job]:
+    """The newest jobs first; of one kind, or in one state."""
+    statement = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
+    if kind is not None:
+        statement = statement.where(JobRow.kind == kind)
+    if state is not None:
+        statement = statement.where(JobRow.state == state)
     with catalog.read() as session:
-        rows = session.scalars(select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit))
-        return [to_record(row) for row in rows]
+        return [to_record(row) for row in session.scalars(statement)]
 
 
 def progress(

@@ -6,15 +6,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import Recall
 
 app = typer.Typer(name="buckets", help="List the buckets of unlabeled images, or delete one.")
 console = Console()
+errors = Console(stderr=True)
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(
+    invoke_without_command=True, epilog=examples("understudy buckets", "understudy buckets delete holiday-photos")
+)
 def every(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """List the buckets of unlabeled images; `understudy buckets delete NAME` deletes one."""
     if context.invoked_subcommand is not None:
@@ -30,9 +34,13 @@ def every(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_js
     console.print(table)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy buckets delete holiday-photos --dry-run", "understudy buckets delete holiday-photos --yes --json"
+    )
+)
 def delete(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The bucket.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The bucket.", autocompletion=completion.buckets)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     url: Url = DEFAULT_URL,
@@ -43,16 +51,16 @@ def delete(
     with Client(url, key=key) as client:
         would_be = client.delete_bucket(name, dry_run=True)
         if not dry_run and not yes:
-            _say(would_be)
-            typer.confirm(f"Delete the bucket {name}? This cannot be undone.", abort=True)
+            _say(would_be, errors)
+            typer.confirm(f"Delete the bucket {name}? This cannot be undone.", abort=True, err=True)
         recall = would_be if dry_run else client.delete_bucket(name)
     if as_json:
         console.print_json(recall.model_dump_json())
         return
-    _say(recall)
+    _say(recall, console)
 
 
-def _say(recall: Recall) -> None:
+def _say(recall: Recall, screen: Console) -> None:
     verb = "would remove" if recall.dry_run else "removed"
     lines = [
         f"{recall.bucket}: {verb} {recall.num_images:,} images, {recall.num_shards:,} shards, "
@@ -63,4 +71,4 @@ def _say(recall: Recall) -> None:
     if recall.descendants:
         lines.append(f"models taught by those: {', '.join(recall.descendants)}")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)

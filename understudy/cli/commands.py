@@ -1,6 +1,7 @@
 """The command line: each command reads its words, calls the client or the local stack, and shows the answer.
 
-A failure is one line on standard error and an exit code: 1 for what went wrong, 2 for wrong words.
+A failure is one line on standard error and an exit code: 1 for what went wrong, 2 for wrong words, 3 where the gate
+refused the student that was waited for, 130 for Ctrl-C.
 """
 
 import signal
@@ -11,21 +12,25 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 import understudy
-from understudy import bench, demonstration, local
+from understudy.annotations.reading import Disagreement, Format
 from understudy.cli import (
+    bench,
     buckets,
+    compare,
+    corrections,
     deployments,
+    doctor,
     exports,
     gate,
     ingest,
     keys,
     labels,
     loop,
+    models,
     receipts,
     recipes,
     review,
@@ -34,13 +39,23 @@ from understudy.cli import (
     watch,
     webhooks,
 )
-from understudy.cli.following import follow
+from understudy.cli.following import bar, follow, waiting
 from understudy.cli.ingest import outcomes
-from understudy.cli.options import AsJson, Key, Replaced, Url, replaced_fields
-from understudy.cli.watch import follow_generation
+from understudy.cli.labeled import (
+    Control,
+    DisagreementOption,
+    DryRun,
+    FormatOption,
+    Images,
+    Labels,
+    Renamed,
+    say_what_would_be_sent,
+)
+from understudy.cli.options import AsJson, Key, RecipeName, Replaced, Student, Url, asked, examples, replaced_fields
+from understudy.cli.watch import exit_by, follow_generation
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
-from understudy.records import GenerationRequest, Job
+from understudy.records import Classified, GenerationRequest, GenerationState
 
 app = typer.Typer(
     name="understudy",
@@ -50,10 +65,9 @@ app = typer.Typer(
     epilog="Start with `understudy demo`; then `understudy up`, `understudy init`, `understudy ingest`, "
     "`understudy generate`.",
 )
-app.add_typer(bench.app, name="bench")
 for subject in (
-    buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, loop, watch, gate,
-    robustness, webhooks,
+    bench, buckets, exports, ingest, keys, deployments, receipts, recipes, sources, labels, review, loop, watch, gate,
+    compare, robustness, models, corrections, webhooks, doctor,
 ):  # fmt: skip
     app.add_typer(subject.app)
 console = Console()
@@ -85,7 +99,7 @@ def _root(
 ) -> None: ...
 
 
-@app.command()
+@app.command(epilog=examples("understudy up", "understudy up --data /srv/photos --port 9000"))
 def up(
     data: Annotated[Path, typer.Option(help="Folder of everything: made if it is not there.")] = DEFAULT_DATA,
     port: Annotated[int, typer.Option(help="Port of the service, on 127.0.0.1 only.", min=1, max=65535)] = 8000,
@@ -100,6 +114,8 @@ def up(
     Nothing has to be installed or configured; everything lives in the data folder, and a second start
     on the same folder goes on where the first one was.
     """
+    from understudy import local  # heavy: see ``understudy.cli.bench``
+
     _stop_on_sigterm()
     console.print(f"Starting Understudy on {data.resolve()} …", highlight=False)
     try:
@@ -122,9 +138,20 @@ def up(
         console.print("Stopped.")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy init photos/",
+        "understudy init photos.zip --holdout holdout.zip --recipe small --json",
+    )
+)
 def init(
-    labeled: Annotated[Path, typer.Option(exists=True, help="Folder or archive with one folder of images a class.")],
+    labels: Annotated[
+        Path | None,
+        typer.Argument(exists=True, help="Folder or archive of one folder a class, or a file of annotations."),
+    ] = None,
+    labeled: Annotated[
+        Path | None, typer.Option(exists=True, help="The same, by name: folder or archive of one folder a class, ….")
+    ] = None,
     holdout: Annotated[
         Path | None, typer.Option(exists=True, help="The same for the holdout; without it a share is frozen.")
     ] = None,
@@ -132,29 +159,58 @@ def init(
         float | None,
         typer.Option(min=0.0, max=0.99, help="Share of each class to freeze; default: 0.2 of the first set."),
     ] = None,
-    student: Annotated[
-        str | None, typer.Option(help="Architecture of the first teacher, e.g. efficientnet_b0.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="How to train it; see `understudy recipes`.")] = None,
+    student: Student = None,
+    recipe: RecipeName = None,
     replaced: Replaced = None,
     weights: Annotated[Path | None, typer.Option(exists=True, help="Pretrained weights, a safetensors file.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the first teacher serves.")] = True,
+    format: FormatOption = Format.AUTO,
+    images: Images = None,
+    disagreement: DisagreementOption = Disagreement.REFUSE,
+    renamed: Renamed = None,
+    control: Control = None,
+    dry_run: DryRun = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Send the labeled images: freezes the holdout and trains the first teacher (generation 0)."""
+    """Send the labeled images: freezes the holdout and trains the first teacher (generation 0).
+
+    LABELS: a folder or archive of one folder a class, a CSV file of path,label, or an export of Label Studio (JSON,
+    JSON-MIN) or CVAT (CVAT for images 1.1). See docs/moving.md.
+
+    With --json the job, and then the generation if one was waited for, a line each. Exit code 3: the gate refused it.
+    """
+    said = Labels.asked(labels, labeled, format, images, disagreement, renamed, control)
+    if dry_run:
+        say_what_would_be_sent(said, console, as_json=as_json)
+        return
+    to_send = said.to_send(errors)
+    fields = replaced_fields(replaced)
     with Client(url, key=key) as client:
-        sent = client.weights(weights) if weights is not None else None
-        asked = GenerationRequest(student=student, recipe=recipe, overrides=replaced_fields(replaced), weights=sent)
-        job = client.labeled(labeled, holdout, holdout_fraction=holdout_fraction, request=asked)
-        job = _follow_job(client, job, "reading the labeled images")
+        sent = _sent(client, weights) if weights is not None else None
+        request = asked(GenerationRequest, student=student, recipe=recipe, overrides=fields, weights=sent)
+        with waiting("sending the labeled images"):
+            job = client.labeled(to_send, holdout, holdout_fraction=holdout_fraction, request=request)
+        job = follow(client, job, "reading the labeled images")
         result = job.result or {}
-        console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
+        if as_json:
+            typer.echo(job.model_dump_json())
+        else:
+            console.print(f"{len(result.get('classes', {}))} classes; {outcomes(result)}")
         if wait and result.get("generation") is not None:
-            follow_generation(client, result["generation"], errors)
+            ended = follow_generation(client, result["generation"], errors, as_json=as_json)
+            if ended.state == GenerationState.PROMOTED and ended.version is not None:
+                client.wait_until_serving(ended.version)  # the swap takes a second, and the next command may ask it
+            exit_by(ended)
 
 
-@app.command()
+def _sent(client: Client, weights: Path) -> str:
+    with waiting("sending the weights"):
+        return client.weights(weights)
+
+
+@app.command(epilog=examples("understudy classify photo.jpg", "understudy classify photos/*.jpg --top-k 1 --json"))
 def classify(
     images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Image files.")],
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
@@ -162,43 +218,73 @@ def classify(
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Classify images with the champion."""
-    with Client(url, key=key) as client:
-        for image in images:
-            answer = client.classify(image, top_k=top_k)
-            if as_json:
-                console.print_json(answer.model_dump_json())
-                continue
-            shown = ", ".join(f"{c.label} {c.probability:.1%}" for c in answer.predictions[0].classes)
-            console.print(f"{image}: {shown}  [{answer.model}]", highlight=False, markup=False, soft_wrap=True)
+    """Classify images with the champion, many in a request. With --json a line an image.
+
+    What is no image is said on standard error, and the exit code is 1 at the end; the others are answered.
+    """
+    num_refused = 0
+    with Client(url, key=key) as client, bar() as progress:
+        task = progress.add_task("classifying", total=len(images), visible=len(images) > 1)
+        for image, answer in zip(images, client.classify_many(images, top_k=top_k), strict=True):
+            num_refused += _show_classified(image, answer, as_json=as_json)
+            progress.advance(task)
+    if num_refused:
+        raise typer.Exit(1)
 
 
-@app.command()
+def _show_classified(image: Path, answer: Classified, *, as_json: bool) -> bool:
+    """Print what was said of an image; whether it was refused."""
+    (prediction,) = answer.predictions
+    if as_json:
+        typer.echo(answer.model_dump_json())
+    if prediction.problem is not None:
+        errors.print(
+            f"understudy: {image}: {prediction.problem.detail}",
+            style="red", highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return True
+    if not as_json:
+        shown = ", ".join(f"{c.label} {c.probability:.1%}" for c in prediction.classes)
+        console.print(f"{image}: {shown}  [{answer.model}]", highlight=False, markup=False, soft_wrap=True)
+    return False
+
+
+@app.command(
+    epilog=examples(
+        "understudy generate",
+        "understudy generate --recipe tiny --set threshold=0.5 --seed 1",
+        "understudy generate --no-wait --json",
+    )
+)
 def generate(
-    student: Annotated[str | None, typer.Option(help="Architecture; default: the recipe's own.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="How to train; default: as the generation before; see `understudy recipes`.")
-    ] = None,
+    student: Student = None,
+    recipe: RecipeName = None,
     replaced: Replaced = None,
     weights: Annotated[Path | None, typer.Option(exists=True, help="Pretrained weights, a safetensors file.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another student.")] = 0,
     wait: Annotated[bool, typer.Option(help="Wait for the gate's verdict.")] = True,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Open the next generation: select pseudo-labels, train a student, let the gate judge it."""
+    """Open the next generation: select pseudo-labels, train a student, let the gate judge it.
+
+    With --json the generation as it was opened, or as it ended. Exit code 3: the gate refused the student.
+    """
+    request = asked(GenerationRequest, student=student, recipe=recipe, overrides=replaced_fields(replaced), seed=seed)
     with Client(url, key=key) as client:
-        asked = GenerationRequest(student=student, recipe=recipe, overrides=replaced_fields(replaced), seed=seed)
         if weights is not None:
-            asked = asked.model_copy(update={"weights": client.weights(weights)})
-        generation = client.generate(asked)
-        if not wait:
+            request = request.model_copy(update={"weights": _sent(client, weights)})
+        generation = client.generate(request)
+        if wait:
+            exit_by(follow_generation(client, generation.number, errors, as_json=as_json))
+        elif as_json:
+            typer.echo(generation.model_dump_json())
+        else:
             console.print(f"generation {generation.number}")
-            return
-        follow_generation(client, generation.number, errors)
 
 
-@app.command()
+@app.command(epilog=examples("understudy status", "understudy status --json --url http://photos.example:8000"))
 def status(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Show what serves, what starts next, the buckets, and the generations with their verdicts."""
     with Client(url, key=key) as client:
@@ -226,7 +312,7 @@ def status(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> 
     console.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("understudy demo", "understudy demo --exit --report demo.json"))
 def demo(
     leave: Annotated[
         bool, typer.Option("--exit", help="End when the loop has turned, rather than keep serving.")
@@ -242,6 +328,8 @@ def demo(
     30 labeled scans of handwritten digits train a first teacher; it labels 1,170 unlabeled ones; two
     students learn from both, and each that is proved better is swapped in under load.
     """
+    from understudy import demonstration  # heavy: see ``understudy.cli.bench``
+
     _stop_on_sigterm()
     try:
         succeeded = demonstration.run(data, port=port, leave=leave, report=report, console=console)
@@ -259,15 +347,6 @@ def _stop_on_sigterm() -> None:
 def _log_line(name: str, line: str) -> None:
     shown = Text.assemble((f"{name:10} ", "dim"), line)  # one call: several threads print
     console.print(shown, highlight=False, soft_wrap=True)
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=errors)
-
-
-def _follow_job(client: Client, job: Job, what: str) -> Job:
-    return follow(client, job, what, _bar())
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """``understudy deploy``, ``deployments``, ``undeploy``, ``rollback`` and ``promote``: which model answers live traffic."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.following import until_serving
+from understudy.cli.options import AsJson, Key, Url, asked, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict
 from understudy.records import (
@@ -25,14 +26,20 @@ from understudy.records import (
 app = typer.Typer()
 console = Console()
 
-R = TypeVar("R", bound=Record)
 DEFAULT = Limits()
 BOTH = "latency, errors and images: challenger / champion"
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy deploy g0003-8f2c1a --shadow --share 0.5",
+        "understudy deploy g0003-8f2c1a --canary --share 0.1 --min-images 1000 --json",
+    )
+)
 def deploy(
-    version: Annotated[str, typer.Argument(help="The challenger, e.g. g0003-8f2c1a.")],
+    version: Annotated[
+        str, typer.Argument(help="The challenger, e.g. g0003-8f2c1a.", autocompletion=completion.versions)
+    ],
     is_canary: Annotated[
         bool | None,
         typer.Option("--canary/--shadow", help="Answer its share of the requests, or only compare in secret."),
@@ -50,6 +57,7 @@ def deploy(
     ] = DEFAULT.min_agreement,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a challenger see live traffic: as a shadow, or as a canary that answers a share of it.
 
@@ -64,13 +72,13 @@ def deploy(
         "min_agreement": min_agreement,
     }
     kind = DeploymentKind.CANARY if is_canary else DeploymentKind.SHADOW
-    request = _asked(DeploymentRequest, version=version, kind=kind, share=share, limits=limits)
+    request = asked(DeploymentRequest, version=version, kind=kind, share=share, limits=limits)
     with Client(url, key=key) as client:
         made = client.deploy(request)
-    _say(f"deployment {made.id}: {made.version} is a {made.kind} with {made.share:.3g} of the requests")
+    _show(made, f"deployment {made.id}: {made.version} is a {made.kind} with {made.share:.3g} of the requests", as_json)
 
 
-@app.command()
+@app.command(epilog=examples("understudy deployments", "understudy deployments --json"))
 def deployments(
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -90,64 +98,68 @@ def deployments(
     console.print(table)
 
 
-@app.command()
+@app.command(epilog=examples('understudy undeploy --reason "slow on the old machine"'))
 def undeploy(
     reason: Annotated[str, typer.Option(help="Why; it is kept with the deployment.")],
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take the challenger off live traffic: the champion answers everything again within a second or so."""
-    request = _asked(DeploymentEnd, reason=reason)
+    request = asked(DeploymentEnd, reason=reason)
     with Client(url, key=key) as client:
         active = [each for each in client.deployments() if each.state == DeploymentState.ACTIVE]
         if not active:
             raise Conflict("no challenger is on live traffic; `understudy deployments` shows those that were")
         ended = client.end_deployment(active[0].id, reason=request.reason)
-    _say(f"deployment {ended.id} of {ended.version} has ended")
+    _show(ended, f"deployment {ended.id} of {ended.version} has ended", as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'understudy rollback --reason "it calls every cat a dog"',
+        'understudy rollback g0001-52b0c8 --reason "the one before the new camera" --json',
+    )
+)
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; it is kept in the champion's history.")],
     version: Annotated[
         str | None,
         typer.Argument(
-            help="A former champion; default: the one that the champion took over from.", show_default=False
+            help="A former champion; default: the one that the champion took over from.",
+            show_default=False,
+            autocompletion=completion.former_champions,
         ),
     ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a former champion serve again. It takes seconds; without a version, twice goes back twice."""
-    request = _asked(Rollback, version=version, reason=reason)
+    request = asked(Rollback, version=version, reason=reason)
     with Client(url, key=key) as client:
         entry = client.rollback(request.version, reason=request.reason)
-        client.wait_until_serving(entry.version)
-    _say(f"{entry.version} serves again")
+        until_serving(client, entry.version)
+    _show(entry, f"{entry.version} serves again", as_json)
 
 
-@app.command()
+@app.command(epilog=examples('understudy promote g0003-8f2c1a --reason "better where it matters"'))
 def promote(
-    version: Annotated[str, typer.Argument(help="A version that the gate refused, e.g. g0003-8f2c1a.")],
+    version: Annotated[
+        str,
+        typer.Argument(help="A version that the gate refused, e.g. g0003-8f2c1a.", autocompletion=completion.versions),
+    ],
     reason: Annotated[str, typer.Option(help="Why; it is kept in the champion's history.")],
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a refused model serve, against the gate's verdict. See `understudy gate` for that first."""
-    request = _asked(Override, reason=reason)
+    request = asked(Override, reason=reason)
     with Client(url, key=key) as client:
         entry = client.promote(version, reason=request.reason)
-        client.wait_until_serving(entry.version)
-    _say(f"{entry.version} serves, against the gate's verdict")
-
-
-def _asked(kind: type[R], /, **fields: Any) -> R:
-    """A request, or the words that are wrong in it."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        faults = "; ".join(f"{e['loc'][-1]}={e['input']!r}: {e['msg']}" for e in error.errors())
-        raise typer.BadParameter(faults) from error
+        until_serving(client, entry.version)
+    _show(entry, f"{entry.version} serves, against the gate's verdict", as_json)
 
 
 def _row(made: Deployment) -> tuple[str, ...]:
@@ -166,5 +178,8 @@ def _row(made: Deployment) -> tuple[str, ...]:
     )
 
 
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def _show(made: Record, sentence: str, as_json: bool) -> None:
+    if as_json:
+        console.print_json(made.model_dump_json())
+    else:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -11,17 +11,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as Speed
 
-from understudy.cli.options import Key, Url
+from understudy.cli import completion
+from understudy.cli.following import bar, follow
+from understudy.cli.options import AsJson, Key, Url, asked, examples
 from understudy.client import DEFAULT_URL, Client
-from understudy.errors import Conflict, UnderstudyError
-from understudy.records import ExportFile, ExportFormat, ExportRequest, Job, JobState
+from understudy.errors import Conflict
+from understudy.records import ExportFile, ExportFormat, ExportRequest, Job
 
 app = typer.Typer()
 console = Console()
-errors = Console(stderr=True)
 
 #: While it is there, the folder is not complete.
 UNFINISHED = ".understudy-export.json"
@@ -29,24 +30,40 @@ UNFINISHED = ".understudy-export.json"
 UNPACKED = frozenset({ExportFormat.IMAGEFOLDER, ExportFormat.HUGGINGFACE})
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy export --to labels/",
+        "understudy export --to photos/ --format imagefolder --bucket holiday-photos --min-confidence 0.9 --json",
+    )
+)
 def export(
     to: Annotated[Path, typer.Option(file_okay=False, help="Folder to write to: new, empty, or one to go on with.")],
     format: Annotated[ExportFormat, typer.Option(help="What the files are.")] = ExportFormat.PARQUET,
-    bucket: Annotated[str | None, typer.Option(help="Only of this bucket.")] = None,
-    class_: Annotated[list[str] | None, typer.Option("--class", help="Only of this class; may be repeated.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Only of this bucket.", autocompletion=completion.buckets)] = None,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Only of this class; may be repeated.", autocompletion=completion.classes),
+    ] = None,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Only what is at least so confident.")] = 0.0,
-    teacher: Annotated[str | None, typer.Option(help="Whose pseudo-labels; default: the champion's.")] = None,
-    generation: Annotated[int | None, typer.Option(min=0, help="Only what this generation selected.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Whose pseudo-labels; default: the champion's.", autocompletion=completion.versions),
+    ] = None,
+    generation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Only what this generation selected.", autocompletion=completion.generations),
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export pseudo-labels, with their images or without, into a folder; every file is checked by its sha-256.
 
     Formats: parquet (labels only), webdataset (tars), imagefolder (a folder a class), huggingface (for
-    `load_dataset("imagefolder", data_dir=...)`).
+    `load_dataset("imagefolder", data_dir=...)`). With --json the export's job.
     """
-    request = ExportRequest(
+    request = asked(
+        ExportRequest,
         format=format,
         bucket=bucket,
         classes=tuple(class_ or ()),
@@ -59,6 +76,9 @@ def export(
         files = list(client.export_files(job.id))
         _download(client, job.id, files, to, unpack=format in UNPACKED)
     (to / UNFINISHED).unlink()
+    if as_json:
+        console.print_json(job.model_dump_json())
+        return
     num_rows = sum(file.num_rows for file in files)
     console.print(f"{num_rows:,} pseudo-labels in {to}", highlight=False, markup=False, soft_wrap=True)
 
@@ -82,19 +102,13 @@ def _begun(client: Client, request: ExportRequest, to: Path) -> Job:
 
 def _written(client: Client, job: Job) -> Job:
     columns = (TextColumn("writing the export"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bar:
-        task = bar.add_task("", total=None)
-        ended = client.wait_for_job(job.id, lambda j: bar.update(task, completed=j.done, total=j.total))
-    if ended.state == JobState.FAILED:
-        why = f"{ended.problem.detail} ({ended.problem.code})" if ended.problem else "see the log"
-        raise UnderstudyError(f"export {job.id} failed: {why}")
-    return ended
+    return follow(client, job, "", bar(*columns))
 
 
 def _download(client: Client, export_id: str, files: list[ExportFile], to: Path, *, unpack: bool) -> None:
     columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bar:
-        task = bar.add_task("", total=sum(file.num_bytes for file in files))
+    with bar(*columns) as progress:
+        task = progress.add_task("", total=sum(file.num_bytes for file in files))
         for file in files:
             done = to / f".{file.name}.unpacked"
             if not done.exists():
@@ -104,6 +118,6 @@ def _download(client: Client, export_id: str, files: list[ExportFile], to: Path,
                         tar.extractall(to, filter="data")  # the service made these names; a wrong one is refused
                     done.touch()
                     (to / file.name).unlink()
-            bar.advance(task, file.num_bytes)
+            progress.advance(task, file.num_bytes)
     for file in files:
         (to / f".{file.name}.unpacked").unlink(missing_ok=True)

@@ -6,10 +6,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import NotReady
-from understudy.records import Evaluation, Gain, GateReport, Generation, Rule
+from understudy.records import Evaluation, Gain, GateReport, GenerationSummary, Rule
 
 app = typer.Typer()
 console = Console()
@@ -18,11 +19,16 @@ console = Console()
 MAX_CLASSES = 10
 
 
-@app.command()
+@app.command(epilog=examples("understudy gate", "understudy gate 3 --json"))
 def gate(
     number: Annotated[
         int | None,
-        typer.Argument(min=0, help="The generation. Default: the newest with a verdict.", show_default=False),
+        typer.Argument(
+            min=0,
+            help="The generation. Default: the newest with a verdict.",
+            show_default=False,
+            autocompletion=completion.generations,
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -30,7 +36,7 @@ def gate(
 ) -> None:
     """Show why the gate promoted or refused: each rule with its value and limit, the classes, and the control."""
     with Client(url, key=key) as client:
-        turn = _judged(client.generations()) if number is None else client.generation(number)
+        turn = client.generation(_judged(client.generations()) if number is None else number)
     report = turn.report
     if report is None:
         raise NotReady(f"generation {turn.number} is {turn.state}: it has no verdict; see `understudy status`")
@@ -51,8 +57,8 @@ def gate(
         _say(line)
 
 
-def _judged(turns: list[Generation]) -> Generation:
-    found = next((turn for turn in turns if turn.report is not None), None)
+def _judged(turns: list[GenerationSummary]) -> int:
+    found = next((turn.number for turn in turns if turn.report is not None), None)
     if found is None:
         raise NotReady("no generation has a verdict yet; see `understudy status`")
     return found

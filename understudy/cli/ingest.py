@@ -4,6 +4,7 @@ It knows what an upload is to the client; what became of it, the receipt says.
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -21,8 +21,10 @@ from rich.progress import (
 )
 
 from understudy import packing
+from understudy.cli import completion
 from understudy.cli import sources as remote
-from understudy.cli.options import Key, Url
+from understudy.cli.following import bar
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.packing import Packed
@@ -30,13 +32,17 @@ from understudy.records import Job, JobState
 
 app = typer.Typer()
 console = Console()
-errors = Console(stderr=True)
 
 #: The service may be restarted, or a line be down, for so long in the middle of an upload.
 PATIENCE_S = 300.0
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy ingest photos/ more.zip --bucket holiday-photos",
+        "understudy ingest s3://holiday-photos/2026/ --bucket holiday-photos --json",
+    )
+)
 def ingest(
     sources: Annotated[
         list[str],
@@ -45,25 +51,32 @@ def ingest(
             help="Folders, archives (zip, tar, tar.gz, tar.zst) or images; or s3://, gs:// or https:// URLs.",
         ),
     ],
-    bucket: Annotated[str, typer.Option(help="Where the images go; made if it is new.")] = "default",
+    bucket: Annotated[
+        str, typer.Option(help="Where the images go; made if it is new.", autocompletion=completion.buckets)
+    ] = "default",
     wait: Annotated[bool, typer.Option(help="Wait until the upload is unpacked.")] = True,
     again: Annotated[bool, typer.Option("--again", help="Send it even if the same files were sent before.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    as_json: AsJson = False,
 ) -> None:
     """Send unlabeled images. Every entry is accounted for in the receipt.
 
     Sent in parts: after a broken line, or when this program or the service was killed, the same command goes on
     where it was. Files with the same names, sizes and times are one upload, sent once. Each folder or archive is
     a job of its own, and all the loose images together are one. What a URL names is fetched by the workers; the same
-    URL again takes only what is new.
+    URL again takes only what is new. With --json a list of all the jobs.
     """
     paths = [_existing(source) for source in sources if not remote.is_remote(source)]
-    for source in filter(remote.is_remote, sources):
-        remote.ingest(source, bucket, wait=wait, url=url, key=key)
-    if paths:
-        _ingest_files(paths, bucket, wait=wait, again=again, as_json=as_json, url=url, key=key)
+    jobs: list[Job] = []
+    with Client(url, key=key, patience_s=PATIENCE_S) as client:
+        for source in filter(remote.is_remote, sources):
+            jobs.append(remote.ingest(client, source, bucket, wait=wait, is_silent=as_json))
+        jobs += _ingest_files(client, paths, bucket, wait=wait, again=again, is_silent=as_json)
+    if as_json:
+        console.print_json(data=[job.model_dump(mode="json") for job in jobs])
+    if failed := [job for job in jobs if job.state == JobState.FAILED]:
+        raise UnderstudyError("; ".join(_failure(job) for job in failed))
 
 
 def _existing(name: str) -> Path:
@@ -74,22 +87,16 @@ def _existing(name: str) -> Path:
 
 
 def _ingest_files(
-    paths: list[Path], bucket: str, *, wait: bool, again: bool, as_json: bool, url: str, key: str | None
-) -> None:
-    ended = []
-    with Client(url, key=key, patience_s=PATIENCE_S) as client:
-        client.readiness()  # a service that was never there is said at once
-        for packed in packing.every(paths):
-            job = _send(client, bucket, packed, again=again)
-            if wait:
-                job = _unpacked(client, job, bucket, packed)
-            ended.append(job)
-            if not as_json:
-                _show(job, packed, wait=wait)
-    if as_json:
-        console.print_json(data=[job.model_dump(mode="json") for job in ended])
-    if failed := [job for job in ended if job.state == JobState.FAILED]:
-        raise UnderstudyError("; ".join(_failure(job) for job in failed))
+    client: Client, paths: list[Path], bucket: str, *, wait: bool, again: bool, is_silent: bool
+) -> Iterator[Job]:
+    """A job of each upload, as it is when nobody waits for it any longer."""
+    for packed in packing.every(paths):
+        job = _send(client, bucket, packed, again=again)
+        if wait:
+            job = _unpacked(client, job, bucket, packed)
+        yield job
+        if not is_silent:
+            _show(job, packed, wait=wait)
 
 
 def _send(client: Client, bucket: str, packed: Packed, *, again: bool) -> Job:
@@ -101,16 +108,17 @@ def _send(client: Client, bucket: str, packed: Packed, *, again: bool) -> Job:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors) as bar:
-        task = bar.add_task("", name=packed.name, total=packed.num_bytes)
-        return client.upload(bucket, packed, key=identity, on_bytes=lambda sent, _: bar.update(task, completed=sent))
+    with bar(*columns) as progress:
+        task = progress.add_task("", name=packed.name, total=packed.num_bytes)
+        shown = lambda sent, _: progress.update(task, completed=sent)  # noqa: E731
+        return client.upload(bucket, packed, key=identity, on_bytes=shown)
 
 
 def _unpacked(client: Client, job: Job, bucket: str, packed: Packed) -> Job:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=errors) as bar:
-        task = bar.add_task(f"unpacking {packed.name} into {bucket}", total=None)
-        return client.wait_for_job(job.id, lambda j: bar.update(task, completed=j.done, total=j.total))
+    with bar(*columns, TimeRemainingColumn()) as progress:
+        task = progress.add_task(f"unpacking {packed.name} into {bucket}", total=None)
+        return client.wait_for_job(job.id, lambda j: progress.update(task, completed=j.done, total=j.total))
 
 
 def _show(job: Job, packed: Packed, *, wait: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy import settings
-from understudy.catalog import Catalog, keys
-from understudy.catalog.database import opened
-from understudy.cli.options import AsJson
+from understudy.cli.options import AsJson, examples
 from understudy.errors import NotFound
 from understudy.records import ApiKey, KeyScope
 from understudy.settings import Settings
+
+if TYPE_CHECKING:
+    from understudy.catalog import Catalog
 
 app = typer.Typer(
     name="keys",
@@ -42,7 +43,12 @@ Data = Annotated[
 ]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy keys create --name laptop --scope classify --scope ingest",
+        "understudy keys create --name operator --scope admin --data /srv/photos --json",
+    )
+)
 def create(
     name: Annotated[str, typer.Option(help="Whose it is, for people: laptop, shop-frontend, ...")],
     scope: Annotated[
@@ -57,6 +63,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it. It is shown this once: only a hash of it is kept."""
+    from understudy.catalog import keys  # heavy: see ``understudy.cli.bench``
+
     with _catalog(data) as catalog:
         known, key = keys.create(catalog, name=name, scopes=scope, rate_limit=rate_limit)
     if as_json:
@@ -73,9 +81,11 @@ def create(
     )
 
 
-@app.command("list")
+@app.command("list", epilog=examples("understudy keys list", "understudy keys list --json"))
 def every(data: Data = None, as_json: AsJson = False) -> None:
     """Show every key but its secret: id, name, scopes, rate limit, and when it was made and revoked."""
+    from understudy.catalog import keys
+
     with _catalog(data, must_exist=True) as catalog:
         known = keys.every(catalog)
     if as_json:
@@ -88,20 +98,28 @@ def every(data: Data = None, as_json: AsJson = False) -> None:
     console.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("understudy keys revoke 0123456789ab"))
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the key, as `understudy keys list` shows it.")],
     data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a key open nothing any more. Running services learn of it within about a second."""
+    from understudy.catalog import keys
+
     with _catalog(data, must_exist=True) as catalog:
         known = keys.revoke(catalog, key_id)
+    if as_json:
+        console.print_json(known.model_dump_json())
+        return
     console.print(f"Key {known.id} ({known.name}) is revoked.", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def _catalog(data: Path | None, *, must_exist: bool = False) -> Iterator[Catalog]:
+def _catalog(data: Path | None, *, must_exist: bool = False) -> Iterator["Catalog"]:
     """The catalog of a data folder, or the one that the environment names."""
+    from understudy.catalog.database import opened
+
     chosen = settings.read(Settings) if data is None else settings.read(Settings, data=data, catalog_url="")
     file = chosen.data / "catalog.db"
     if must_exist and chosen.catalog_url == f"sqlite:///{file}" and not file.exists():

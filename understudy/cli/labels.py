@@ -3,30 +3,44 @@
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.options import AsJson, Key, Url, asked, examples
 from understudy.client import DEFAULT_URL, Client
-from understudy.errors import Refused
 from understudy.label_records import LabelFacets, LabelOrder, LabelSort, PreviewRequest, PseudoLabel, SelectionPreview
 
 app = typer.Typer()
 console = Console()
 
-Teacher = Annotated[str | None, typer.Option(help="A model version. Default: the champion.", show_default=False)]
-Bucket = Annotated[str | None, typer.Option(help="Only of this bucket.", show_default=False)]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="A model version. Default: the champion.", show_default=False, autocompletion=completion.versions
+    ),
+]
+Bucket = Annotated[
+    str | None, typer.Option(help="Only of this bucket.", show_default=False, autocompletion=completion.buckets)
+]
 
 
 def _share(what: str) -> Any:
     return typer.Option(min=0, max=1, show_default=False, help=what)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy labels --class cat --max-confidence 0.6 --sort confidence --order asc",
+        "understudy labels --bucket holiday-photos --changed --json --limit 1000",
+    )
+)
 def labels(
     bucket: Bucket = None,
-    class_name: Annotated[str | None, typer.Option("--class", help="Only of this label.", show_default=False)] = None,
+    class_name: Annotated[
+        str | None,
+        typer.Option("--class", help="Only of this label.", show_default=False, autocompletion=completion.classes),
+    ] = None,
     min_confidence: Annotated[float | None, _share("Only of a label at least so probable.")] = None,
     max_confidence: Annotated[float | None, _share("Only of a label at most so probable.")] = None,
     min_margin: Annotated[float | None, _share("Only of a label that leads the second by at least so much.")] = None,
@@ -67,7 +81,7 @@ def labels(
         console.print(_table_of_labels(list(found)))
 
 
-@app.command()
+@app.command(epilog=examples("understudy facets", "understudy facets --bucket holiday-photos --with-changed --json"))
 def facets(
     bucket: Bucket = None,
     teacher: Teacher = None,
@@ -87,7 +101,7 @@ def facets(
         console.print(_table_of_facets(told))
 
 
-@app.command()
+@app.command(epilog=examples("understudy preview", "understudy preview --threshold 0.5 --per-class 200 --json"))
 def preview(
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of the teacher.")] = 0.3,
     per_class: Annotated[
@@ -106,21 +120,16 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show what a generation would select now, and how right that may be expected to be."""
-    try:
-        request = PreviewRequest.model_validate(
-            {
-                "threshold": threshold,
-                "per_class": per_class,
-                "max_copies": max_copies,
-                "thresholds": thresholds,
-                "min_precision": min_precision,
-                "balance": balance,
-                "teacher": teacher,
-            }
-        )
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise Refused(faults, code="invalid_request") from error
+    request = asked(
+        PreviewRequest,
+        threshold=threshold,
+        per_class=per_class,
+        max_copies=max_copies,
+        thresholds=thresholds,
+        min_precision=min_precision,
+        balance=balance,
+        teacher=teacher,
+    )
     with Client(url, key=key) as client:
         told = client.preview(request)
     if as_json:

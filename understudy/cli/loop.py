@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli.options import AsJson, Key, Url, asked, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import LoopPause, LoopState
 
@@ -14,7 +13,7 @@ app = typer.Typer()
 console = Console()
 
 
-@app.command()
+@app.command(epilog=examples('understudy pause --reason "the disk is nearly full"'))
 def pause(
     reason: Annotated[str, typer.Option(help="Why; it is shown to everybody until the loop goes on.")],
     as_json: AsJson = False,
@@ -22,15 +21,12 @@ def pause(
     key: Key = None,
 ) -> None:
     """Begin nothing new: no more shards are labeled and no generation starts. What runs goes on to its end."""
-    try:
-        asked = LoopPause(reason=reason)
-    except ValidationError as error:
-        raise typer.BadParameter(f"--reason={reason[:100]!r}: {error.errors()[0]['msg']}") from error
+    request = asked(LoopPause, reason=reason)
     with Client(url, key=key) as client:
-        show(client.pause(reason=asked.reason), as_json)
+        show(client.pause(reason=request.reason), as_json)
 
 
-@app.command()
+@app.command(epilog=examples("understudy resume"))
 def resume(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Let a paused loop go on, within seconds."""
     with Client(url, key=key) as client:

@@ -7,18 +7,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from understudy.cli.options import Key, Url
+from understudy.cli import completion
+from understudy.cli.options import Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
-from understudy.errors import Conflict
 from understudy.records import Outcome, ReceiptEntry
 
 app = typer.Typer()
 console = Console()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy receipt 0204b678d519f1b9bdbf --only quarantined",
+        "understudy receipt 0204b678d519f1b9bdbf --ndjson",
+    )
+)
 def receipt(
-    job: Annotated[str, typer.Argument(help="The job, as `understudy ingest` or `status` shows it.")],
+    job: Annotated[
+        str,
+        typer.Argument(help="The job, as `understudy ingest` or `status` shows it.", autocompletion=completion.uploads),
+    ],
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV, safe to open in a spreadsheet.")] = False,
     as_ndjson: Annotated[bool, typer.Option("--ndjson", help="A JSON document a line.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
@@ -28,7 +36,7 @@ def receipt(
 ) -> None:
     """Show what became of every entry of an upload: accepted, duplicate, holdout-leak or quarantined, and why."""
     if as_csv + as_ndjson + as_json > 1:
-        raise Conflict("--csv, --ndjson and --json exclude each other; give one")
+        raise typer.BadParameter("--csv, --ndjson and --json exclude each other; give one")
     with Client(url, key=key) as client:
         if as_csv or as_ndjson:
             for piece in client.receipt_as(job, "csv" if as_csv else "ndjson", only=only):

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from understudy import architectures, recipes
-from understudy.cli.options import AsJson, Replaced, replaced_fields
+from understudy.cli import completion
+from understudy.cli.options import AsJson, Replaced, examples, replaced_fields
 from understudy.recipes import Recipe, Teacher, Turn
 from understudy.records import Preprocessing
 
@@ -23,9 +24,14 @@ console = Console()
 SHOWN_TEACHER = "efficientnet@l2"
 
 
-@app.command("recipes")
+@app.command(
+    "recipes", epilog=examples("understudy recipes", "understudy recipes paper --student efficientnet@b2 --json")
+)
 def show(
-    name: Annotated[str | None, typer.Argument(help="Show this one, field by field.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this one, field by field.", show_default=False, autocompletion=completion.recipes),
+    ] = None,
     generation: Annotated[int, typer.Option(min=0, help="For this generation.")] = 0,
     student: Annotated[str | None, typer.Option(help="For this architecture; default: the recipe's own.")] = None,
     num_labeled: Annotated[int, typer.Option(min=1, help="For so many labeled images.")] = Turn.num_labeled,

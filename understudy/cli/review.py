@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from understudy.cli.labels import Bucket, Teacher
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client, RequestFailed
 from understudy.errors import Refused
 from understudy.records import Record
@@ -44,7 +44,13 @@ def _images(what: str) -> Any:
     return typer.Option(metavar="SHA256", show_default=False, help=what)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy review --queue --by disagreement",
+        "understudy review --correct 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08=owl",
+        "understudy review --audit --json",
+    )
+)
 def review(
     by: Annotated[ReviewOrder, typer.Option(help="What to look at first; an audit is blind.")] = ReviewOrder.UNCERTAIN,
     bucket: Bucket = None,

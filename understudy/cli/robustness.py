@@ -5,10 +5,16 @@ import sys
 
 import typer
 
+from understudy.cli.options import examples
+
 app = typer.Typer()
 
 
-@app.command("robustness", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    "robustness",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog=examples("understudy robustness --data understudy-data", "understudy robustness g0003-8f2c1a --json"),
+)
 def measure(context: typer.Context) -> None:
     """Measure a version under corruption, in films, under attack and on hard examples.
 

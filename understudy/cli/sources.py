@@ -5,21 +5,20 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.following import follow
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.following import bar, follow
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import Job, Outcome
 
 app = typer.Typer()
 console = Console()
-errors = Console(stderr=True)
 
 
-@app.command()
+@app.command(epilog=examples("understudy sources", "understudy sources --json"))
 def sources(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> None:
     """Show the remote sources: where from, into which bucket, and how many objects are taken."""
     with Client(url, key=key) as client:
@@ -35,17 +34,22 @@ def sources(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) ->
     console.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("understudy sync 7a0f52c1d9e84b36aa10", "understudy sync 7a0f52c1d9e84b36aa10 --no-wait"))
 def sync(
-    source: Annotated[str, typer.Argument(metavar="ID", help="As `understudy sources` shows it.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="As `understudy sources` shows it.", autocompletion=completion.sources),
+    ],
     wait: Annotated[bool, typer.Option(help="Wait until what is new is unpacked.")] = True,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take what is new in a remote source."""
+    """Take what is new in a remote source. With --json the job that lists it."""
     with Client(url, key=key) as client:
-        _follow(client, client.sync(source), wait=wait, as_json=as_json)
+        job = _follow(client, client.sync(source), wait=wait, is_silent=as_json)
+    if as_json:
+        console.print_json(job.model_dump_json())
 
 
 def is_remote(source: str) -> bool:
@@ -53,25 +57,20 @@ def is_remote(source: str) -> bool:
     return "://" in source
 
 
-def ingest(source: str, bucket: str, *, wait: bool, url: str, key: str | None) -> None:
-    """Name a source to the service, and show what comes of it."""
-    with Client(url, key=key) as client:
-        _follow(client, client.add_source(bucket, source), wait=wait, as_json=False)
+def ingest(client: Client, source: str, bucket: str, *, wait: bool, is_silent: bool) -> Job:
+    """Name a source to the service, and show what comes of it; gives the job that lists it."""
+    return _follow(client, client.add_source(bucket, source), wait=wait, is_silent=is_silent)
 
 
-def _follow(client: Client, job: Job, *, wait: bool, as_json: bool) -> None:
+def _follow(client: Client, job: Job, *, wait: bool, is_silent: bool) -> Job:
     if wait:
-        listed = _ended(client, job, "listing")
-        result = _outcomes(client, listed)
-        shown: dict[str, Any] = dict(listed.result or {}) | {"outcomes": result}
-    else:
-        shown = {"job": job.id}
-    if as_json:
-        console.print_json(data=shown)
-    elif not wait:
+        job = follow(client, job, "listing")
+        outcomes = _outcomes(client, job)
+        if not is_silent:
+            _say(dict(job.result or {}) | {"outcomes": outcomes})
+    elif not is_silent:
         console.print(f"job {job.id}")
-    else:
-        _say(shown)
+    return job
 
 
 def _say(shown: dict[str, Any]) -> None:
@@ -85,26 +84,17 @@ def _say(shown: dict[str, Any]) -> None:
         console.print(f"and {unseen:,} more jobs, which go on: `understudy sources` counts them", highlight=False)
 
 
-def _ended(client: Client, job: Job, what: str) -> Job:
-    return follow(client, job, what, _bar())
-
-
 def _outcomes(client: Client, listed: Job) -> dict[str, int]:
     """The sums of the jobs that a sync opened, once they have ended."""
     sums: Counter[str] = Counter()
     jobs = (listed.result or {}).get("jobs", [])
-    with _bar() as bar:
-        task = bar.add_task("fetching, in jobs", total=len(jobs))
+    with bar() as progress:
+        task = progress.add_task("fetching, in jobs", total=len(jobs))
         for job_id in jobs:
             ended = client.wait_for_job(job_id)
-            bar.advance(task)
+            progress.advance(task)
             if ended.result is None:
                 sums["failed jobs"] += 1
                 continue
             sums.update({outcome.value: ended.result.get(outcome.value, 0) for outcome in Outcome})
     return dict(sums)
-
-
-def _bar() -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description:20}"), *columns, console=errors)

@@ -9,7 +9,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli import completion
+from understudy.cli.options import GATE_REFUSED, AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import NotFound, UnderstudyError
 from understudy.records import Generation, GenerationState, TrainingProgress
@@ -23,9 +24,17 @@ LINES_A_STEP = 10
 Show = Callable[[Generation], None]
 
 
-@app.command()
+@app.command(epilog=examples("understudy watch", "understudy watch 3 --json"))
 def watch(
-    number: Annotated[int | None, typer.Argument(min=0, help="The generation; default: the newest.")] = None,
+    number: Annotated[
+        int | None,
+        typer.Argument(
+            min=0,
+            help="The generation; default: the newest.",
+            show_default=False,
+            autocompletion=completion.generations,
+        ),
+    ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -34,21 +43,32 @@ def watch(
 
     The accuracy is of the averaged student on a part of the holdout; nothing is chosen by it. Where the output is no
     terminal there is a line a step and one for each tenth of it; with --json a line for every change, as
-    `GET /generations/N` answers.
+    `GET /generations/N` answers. Exit code 1: it failed; 3: the gate refused the student.
     """
     with Client(url, key=key) as client:
         number = _newest(client) if number is None else number
         if as_json:
-            _refuse_failed(client.wait_for_generation(number, _json_lines(console)))
+            ended = client.wait_for_generation(number, _json_lines(console))
+            _refuse_failed(ended)
         else:
-            follow_generation(client, number, console)
+            ended = follow_generation(client, number, console)
+    exit_by(ended)
 
 
-def follow_generation(client: Client, number: int, screen: Console) -> None:
+def exit_by(ended: Generation) -> None:
+    """Let a script know by the exit code that the gate refused the student."""
+    if ended.state == GenerationState.REFUSED:
+        raise typer.Exit(GATE_REFUSED)
+
+
+def follow_generation(client: Client, number: int, screen: Console, *, as_json: bool = False) -> Generation:
     """Show on ``screen`` how a generation goes until it ends, then its verdict. Raises UnderstudyError if it failed."""
     with _bars(screen, number) if screen.is_terminal else _lines(screen) as show:
         ended = client.wait_for_generation(number, show)
     _refuse_failed(ended)
+    if as_json:
+        typer.echo(ended.model_dump_json())
+        return ended
     report = ended.report
     assert report is not None  # a generation that was promoted or refused has one
     _say(
@@ -56,6 +76,7 @@ def follow_generation(client: Client, number: int, screen: Console) -> None:
         f"generation {number}: {ended.version} {ended.state}, {report.challenger.accuracy:.1%} on "
         f"{report.challenger.num_images} holdout images; {'; '.join(report.reasons)}",
     )
+    return ended
 
 
 def _newest(client: Client) -> int:

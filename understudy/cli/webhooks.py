@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.options import AsJson, Key, Url
+from understudy.cli.options import AsJson, Key, Url, examples
 from understudy.client import DEFAULT_URL, POLL_S, Client
 from understudy.errors import NotReady
 from understudy.records import Delivery, JobState, WebhookEvent, WebhookRequest
@@ -29,37 +29,42 @@ PING_S = 30.0
 Id = Annotated[str, typer.Argument(metavar="ID", help="The webhook, as `understudy webhooks list` shows it.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "understudy webhooks add https://example.com/hook",
+        "understudy webhooks add https://example.com/hook --event gate.passed --event alarm",
+    )
+)
 def add(
-    url: Annotated[str, typer.Argument(metavar="ADDRESS", help="Where to: https://example.com/hook")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Where to: https://example.com/hook")],
     event: Annotated[
         list[WebhookEvent] | None,
         typer.Option(help="What of; may be repeated. Default: everything.", show_default=False),
     ] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     as_json: AsJson = False,
-    service: Url = DEFAULT_URL,
+    url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Tell an address of events, and print the secret that signs them. It is shown this once."""
     events = tuple(event or WebhookEvent)
     try:
-        WebhookRequest(url=url, events=events, description=description)
+        WebhookRequest(url=address, events=events, description=description)
     except ValidationError as error:
         fault = error.errors()[0]
         raise typer.BadParameter(f"{fault['loc'][0]}: {fault['msg']}") from error
-    with Client(service, key=key) as client:
-        made = client.add_webhook(url, events=events, description=description)
+    with Client(url, key=key) as client:
+        made = client.add_webhook(address, events=events, description=description)
     if as_json:
         console.print_json(made.model_dump_json())
         return
     _say_secret(made.secret, f"Webhook {made.id} is told of {', '.join(made.events)}.")
 
 
-@app.command("list")
-def every(as_json: AsJson = False, service: Url = DEFAULT_URL, key: Key = None) -> None:
+@app.command("list", epilog=examples("understudy webhooks list --json"))
+def every(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show every webhook but its secret."""
-    with Client(service, key=key) as client:
+    with Client(url, key=key) as client:
         known = client.webhooks()
     if as_json:
         console.print_json(data=[each.model_dump(mode="json") for each in known])
@@ -72,18 +77,21 @@ def every(as_json: AsJson = False, service: Url = DEFAULT_URL, key: Key = None) 
     console.print(table)
 
 
-@app.command()
-def remove(webhook_id: Id, service: Url = DEFAULT_URL, key: Key = None) -> None:
+@app.command(epilog=examples("understudy webhooks remove 5f0c2a9e1b7d"))
+def remove(webhook_id: Id, as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Tell it nothing more, also not what waits."""
-    with Client(service, key=key) as client:
+    with Client(url, key=key) as client:
         removed = client.remove_webhook(webhook_id)
-    _say(f"webhook {removed.id} is removed")
+    if as_json:
+        console.print_json(removed.model_dump_json())
+    else:
+        _say(f"webhook {removed.id} is removed")
 
 
-@app.command()
-def rotate(webhook_id: Id, as_json: AsJson = False, service: Url = DEFAULT_URL, key: Key = None) -> None:
+@app.command(epilog=examples("understudy webhooks rotate 5f0c2a9e1b7d"))
+def rotate(webhook_id: Id, as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Print another secret. For a day its requests are signed by the old one too."""
-    with Client(service, key=key) as client:
+    with Client(url, key=key) as client:
         made = client.rotate_webhook(webhook_id)
     if as_json:
         console.print_json(made.model_dump_json())
@@ -91,10 +99,10 @@ def rotate(webhook_id: Id, as_json: AsJson = False, service: Url = DEFAULT_URL, 
     _say_secret(made.secret, f"Webhook {made.id} has another secret; for 24 hours the old one signs too.")
 
 
-@app.command()
-def ping(webhook_id: Id, as_json: AsJson = False, service: Url = DEFAULT_URL, key: Key = None) -> None:
+@app.command(epilog=examples("understudy webhooks ping 5f0c2a9e1b7d"))
+def ping(webhook_id: Id, as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Send it a ping, and show what it answers. Exit code 1 if it does not take it."""
-    with Client(service, key=key) as client:
+    with Client(url, key=key) as client:
         sent = client.ping_webhook(webhook_id)
         deadline = time.monotonic() + PING_S
         while not sent.attempts and time.monotonic() < deadline:
@@ -110,16 +118,16 @@ def ping(webhook_id: Id, as_json: AsJson = False, service: Url = DEFAULT_URL, ke
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=examples("understudy webhooks deliveries 5f0c2a9e1b7d --limit 100"))
 def deliveries(
     webhook_id: Id,
     limit: Annotated[int, typer.Option(min=1, help="So many, the newest first.")] = 20,
     as_json: AsJson = False,
-    service: Url = DEFAULT_URL,
+    url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Show what it was told, or is to be, and what it answered."""
-    with Client(service, key=key) as client:
+    with Client(url, key=key) as client:
         found = [each for each, _ in zip(client.webhook_deliveries(webhook_id), range(limit), strict=False)]
     if as_json:
         console.print_json(data=[each.model_dump(mode="json") for each in found])
@@ -133,19 +141,23 @@ def deliveries(
     console.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("understudy webhooks redeliver 5f0c2a9e1b7d 17"))
 def redeliver(
     webhook_id: Id,
     delivery_id: Annotated[
         int, typer.Argument(metavar="DELIVERY", help="As `understudy webhooks deliveries` shows it.")
     ],
-    service: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Send a delivery again, under the same id; one that waits for its next attempt is sent now."""
-    with Client(service, key=key) as client:
+    with Client(url, key=key) as client:
         sent = client.redeliver(webhook_id, delivery_id)
-    _say(f"delivery {sent.id} of {sent.event} will be sent again")
+    if as_json:
+        console.print_json(sent.model_dump_json())
+    else:
+        _say(f"delivery {sent.id} of {sent.event} will be sent again")
 
 
 def _outcome(sent: Delivery) -> str:

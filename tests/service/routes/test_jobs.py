@@ -7,11 +7,12 @@ import json
 import httpx
 import pytest
 
-from understudy import labels
+from understudy import images, labels
 from understudy.catalog import Catalog, claims, jobs
 from understudy.catalog.tables import JobRow
 from understudy.records import Job, Outcome, Problem, ReceiptEntry
 from understudy.store import Store, quarantine_key, receipt_key
+from understudy.testing import picture
 
 
 @pytest.fixture
@@ -123,6 +124,17 @@ def test_quarantined_bytes_are_given_out_so_that_no_browser_runs_them(http: http
     assert [http.get(f"/jobs/{path}").status_code for path in (f"{ended}/quarantine/7", "none/quarantine/0")] == [
         404
     ] * 2
+
+
+def test_a_quarantined_entry_is_shown_where_it_can_be(http: httpx.Client, ended: str, opened: tuple[Catalog, Store]):
+    """As a JPEG made anew; 422 where nothing can be seen, 404 where nothing is kept."""
+    opened[1].put(quarantine_key(ended, 2), picture(0, 3, size=64, image_format="JPEG")[:-200])
+    shown = http.get(f"/jobs/{ended}/quarantine/2", params={"size": 32})
+    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+    assert images.inspect(shown.content).width == 32
+    refused = http.get(f"/jobs/{ended}/quarantine/0", params={"size": 32})
+    assert (refused.status_code, refused.json()["code"]) == (422, "no_preview")
+    assert http.get(f"/jobs/{ended}/quarantine/9", params={"size": 32}).status_code == 404
 
 
 def test_a_quarantine_is_tried_again_as_a_job_of_its_own(http: httpx.Client, ended: str, opened: tuple[Catalog, Store]):

@@ -1,6 +1,7 @@
 """The champion's history and rollback over real HTTP."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from understudy.catalog import Catalog, claims, generations, jobs, keys, versions
 from understudy.catalog.tables import JobRow
-from understudy.client import Client
+from understudy.client import Client, RequestFailed
+from understudy.label_records import ClassYield, Selection
 from understudy.records import (
     Generation,
     GenerationRequest,
@@ -23,6 +25,13 @@ from understudy.records import (
 from understudy.settings import ServiceSettings
 from understudy.store import Store
 from understudy.testing import picture
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    """The library's own client of the running service."""
+    with Client(url) as connected:
+        yield connected
 
 
 @pytest.fixture
@@ -165,6 +174,33 @@ def training(opened: tuple[Catalog, Store], teaching: Callable[..., Any]) -> Gen
     return generation
 
 
+@pytest.mark.usefixtures("training")
+def test_the_list_of_generations_does_not_grow_with_the_classes(http: httpx.Client):
+    """Each with its verdict in short; the whole report is in the generation itself."""
+    (listed,) = http.get("/generations").json()["items"]
+    whole = http.get("/generations/0").json()
+
+    assert {name: listed[name] for name in listed if name != "report"} == {
+        name: whole[name] for name in whole if name != "report"
+    }
+    assert listed["report"] is None
+
+
+def test_one_key_opens_one_generation(http: httpx.Client, opened: tuple[Catalog, Store], teaching: Callable[..., Any]):
+    """The same request again is the same generation, though one is open; another request is refused."""
+    teaching(*opened).shard(None, [picture(0, 3)], "a")
+    key = {"Idempotency-Key": "k1"}
+
+    first, again = (http.post("/generations", json={"seed": 1}, headers=key) for _ in range(2))
+    other = http.post("/generations", json={"seed": 2}, headers=key)
+    without = http.post("/generations", json={"seed": 1})
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == again.json()
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
+    assert (without.status_code, without.json()["code"]) == (409, "conflict")
+
+
 METRICS = TrainingProgress(step=3, num_steps=10, loss=1.5, labeled_loss=1.5, learning_rate=0.01, eta_s=7.0)
 
 
@@ -208,6 +244,42 @@ def test_pictures_of_a_generation_are_served_when_they_are_made(
     answer = http.get(f"/generations/0/pictures/{name}")
     assert (answer.content, answer.headers["content-type"]) == (b"picture", media_type)
     assert answer.headers["cache-control"] == "no-cache"
+
+
+def test_the_names_of_the_pictures_that_there_are_can_be_asked_for(
+    client: Client, training: Generation, opened: tuple[Catalog, Store]
+):
+    """In an order that does not change; a generation that is not there is 404."""
+    assert client.generation_pictures(0) == []
+    for name in ("reliability.png", "augmented.jpg", "weights.safetensors"):
+        opened[1].put(f"generations/0000/{name}", b"picture")
+    assert client.generation_pictures(0) == ["augmented.jpg", "reliability.png"]
+    with pytest.raises(RequestFailed, match="generation 7"):
+        client.generation_pictures(7)
+
+
+def test_a_generation_tells_its_plan_and_its_selection(
+    client: Client, training: Generation, opened: tuple[Catalog, Store]
+):
+    """Once they are written. A plan with fields of another release is told all the same."""
+    for ask in (client.generation_plan, client.selection):
+        with pytest.raises(RequestFailed) as refused:
+            ask(0)
+        assert refused.value.status == 404
+    plan = {
+        "generation": 0, "recipe": {"name": "tiny", "asked": {}, "of_another_release": 3}, "student": "efficientnet",
+        "num_parameters": 1000, "classes": ["red", "green"], "teacher": None, "seed": 0,
+        "labeled_counts": {"red": 3, "green": 4}, "holdout": ["holdout/1.tar"],
+    }  # fmt: skip
+    opened[1].put("generations/0000/plan.json", json.dumps(plan).encode())
+    chosen = Selection(
+        classes=("red",), threshold=0.6, max_copies=3, num_candidates=4, num_kept=4, num_rows=6, starved=(), empty=(),
+        per_class={"red": ClassYield(available=4, target=6, kept=4, rows=6)}, rows_sha256="0" * 64,
+    )  # fmt: skip
+    opened[1].put("generations/0000/selection.json", chosen.to_json())
+    told = client.generation_plan(0)
+    assert (told.student, told.recipe["of_another_release"], told.labeled_counts["green"]) == ("efficientnet", 3, 4)
+    assert client.selection(0) == chosen
 
 
 @pytest.mark.parametrize("name", ["plan.json", "weights.safetensors", "..%2F..%2Fcatalog.db", "curves.PNG"])

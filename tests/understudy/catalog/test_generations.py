@@ -5,6 +5,7 @@ from sqlalchemy import update
 
 from understudy.catalog import claims, generations, jobs, versions
 from understudy.catalog.database import now
+from understudy.catalog.idempotency import Key
 from understudy.catalog.tables import JobRow
 from understudy.errors import Conflict, LeaseLost, NotFound, NotReady
 from understudy.records import GateReport, GenerationRequest, GenerationState, JobState, Problem, VersionState
@@ -59,6 +60,40 @@ def test_a_generation_is_opened_with_its_job(catalog):
     assert generation.job.params == {"generation": 0}
     assert generations.claimable(catalog) == generation.job.id
     assert generations.of_job(catalog, generation.job.id) == generation
+
+
+def test_a_key_that_has_opened_a_generation_opens_no_second(catalog, claimed_generation):
+    """Neither while it runs nor when it has ended; another request under the same key is refused."""
+    key = Key.of("somebody", "generations", "k1")
+    first = generations.open_generation(catalog, REQUEST, key=key, fingerprint="a" * 64)
+
+    assert generations.open_generation(catalog, REQUEST, key=key, fingerprint="a" * 64) == first
+    with pytest.raises(Conflict, match="Idempotency-Key") as caught:
+        generations.open_generation(catalog, REQUEST, key=key, fingerprint="b" * 64)
+    assert caught.value.code == "idempotency_mismatch"
+    end(catalog, claims.claim(catalog, JobRow, first.job.id, lease_s=60))
+    again = generations.open_generation(catalog, REQUEST, key=key, fingerprint="a" * 64)
+
+    assert (again.number, again.state) == (0, GenerationState.FAILED)
+    assert len(generations.every(catalog)) == 1
+
+
+def test_the_list_has_the_verdict_in_short(catalog, claimed_generation, add_version, report_of):
+    """Nothing in it grows with the classes; what it has is what the whole report says."""
+    _, claim = claimed_generation()
+    report = report_of(FIRST, None, "promote")
+    add_version(FIRST)
+    generations.conclude(catalog, claim, 0, FIRST, report)
+
+    (lean,) = generations.summaries(catalog)
+    whole = generations.get(catalog, 0)
+
+    assert lean.report.challenger.accuracy == report.challenger.accuracy
+    assert lean.report.challenger.interval == report.challenger.interval
+    assert (lean.report.reasons, lean.report.is_proved) == (report.reasons, True)
+    same = set(type(lean).model_fields) - {"report"}
+    assert all(getattr(lean, name) == getattr(whole, name) for name in same)
+    assert "per_class" not in lean.model_dump_json()
 
 
 def test_only_one_generation_is_open_at_a_time(catalog, claimed_generation):

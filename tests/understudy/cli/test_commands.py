@@ -1,25 +1,29 @@
 """The command line: what it teaches, what it prints, and how it fails. A real service answers; nothing is trained."""
 
+import inspect
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner, Result
 
 import understudy
 from understudy import local
 from understudy.catalog import Catalog
-from understudy.cli import commands
+from understudy.cli import commands, following, reference
+from understudy.client import RequestFailed
 from understudy.errors import UnderstudyError
 from understudy.records import Job, JobState
 from understudy.store import Store, part_key, upload_key
@@ -27,6 +31,39 @@ from understudy.testing import picture
 
 COMMANDS = typer.main.get_command(commands.app)
 assert isinstance(COMMANDS, TyperGroup)
+
+#: What prints no answer that a script could want, and why.
+WITHOUT_JSON = {
+    "up": "runs until it is stopped; its output is a log",
+    "demo": "shows; --report writes what came out",
+    "robustness": "passes its words on to the trainer's program, which has --json",
+}
+
+
+def walk(group: TyperGroup, *above: str) -> Iterator[tuple[str, TyperCommand]]:
+    """Every command that does something, by its words: also a group that does without a subcommand."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from walk(command, *above, name)
+        if not isinstance(command, TyperGroup) or command.invoke_without_command:
+            yield " ".join((*above, name)), command  # type: ignore[misc]
+
+
+EVERY = dict(walk(COMMANDS))
+
+
+def examples_of(command: TyperCommand) -> list[str]:
+    """What its help says to type."""
+    return [line for line in (command.epilog or "").split("\n\n") if line.startswith("understudy ")]
+
+
+def options_of(command: TyperCommand) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def calls_the_service(command: TyperCommand) -> bool:
+    """Whether it opens a client, as far as its own lines say."""
+    return "Client(" in inspect.getsource(inspect.unwrap(command.callback))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -68,20 +105,74 @@ def process(*words: object) -> subprocess.CompletedProcess[str]:
 # -- what it teaches ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", COMMANDS.commands)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_help_of_every_command_teaches(name: str):
-    """What it does, and of every option and argument what it means: in the code and on the screen."""
-    command = COMMANDS.commands[name]
+    """What it does, and of every option and argument what it means, in the code and on the screen; and an example."""
+    command = EVERY[name]
     assert command.help
     untaught = [p.name for p in command.params if not getattr(p, "help", None)]
     assert not untaught, f"say what these mean: {untaught}"
+    examples = examples_of(command)
+    assert examples, "give it `epilog=examples(...)` (understudy/cli/options.py)"
+    assert all(example.startswith(f"understudy {name}") for example in examples)
 
-    shown = CliRunner().invoke(commands.app, [name, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    shown = CliRunner().invoke(commands.app, [*name.split(), "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
 
     assert shown.exit_code == 0
     assert command.help.split("\n")[0] in shown.stdout
     for parameter in command.params:
         assert str(getattr(parameter, "help", "")) in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_command_can_be_scripted(name: str):
+    """--json for its answer; and --url and --key, or the environment, where it asks the service."""
+    options = options_of(EVERY[name])
+
+    assert "--json" in options or name in WITHOUT_JSON, "print the record as JSON with --json (options.AsJson)"
+    if calls_the_service(EVERY[name]):
+        assert {"--url", "--key"} <= options, "take options.Url and options.Key"
+    for option in (p for p in EVERY[name].params if p.name in ("url", "key")):
+        assert option.envvar == f"UNDERSTUDY_{option.name.upper()}"  # type: ignore[union-attr]
+
+
+#: Not those that name another service.
+ASKING = [
+    example
+    for command in EVERY.values()
+    if "--url" in options_of(command) and command.name != "doctor"
+    for example in examples_of(command)
+    if "--url" not in example
+]
+
+
+@pytest.mark.parametrize("example", ASKING)
+def test_every_example_is_understood_and_told_at_once_that_nobody_answers(
+    example: str, away: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The files that it names being there; the address comes from the environment. No example waits, none asks twice."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(example)[1:]
+    for word in words:
+        if word.endswith("/") and "://" not in word:
+            (tmp_path / word).mkdir()
+        elif re.search(r"[\w*]\.(jpg|zip|csv|json|onnx|xml|safetensors)$", word):
+            (tmp_path / word).parent.mkdir(exist_ok=True)
+            (tmp_path / word).write_bytes(picture(0, 3))
+    began = time.monotonic()
+
+    done = CliRunner().invoke(commands.app, words, env={"UNDERSTUDY_URL": away})
+
+    assert isinstance(done.exception, RequestFailed), done.output
+    assert done.exception.code == "not_connected"
+    assert time.monotonic() - began < 5
+
+
+def test_the_reference_is_of_these_commands():
+    """docs/cli.md is what `make reference` would write now."""
+    written = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    assert written == reference.text(), "run `make reference`"
 
 
 def test_without_a_command_the_commands_are_shown():
@@ -91,6 +182,15 @@ def test_without_a_command_the_commands_are_shown():
     assert set(COMMANDS.commands) >= {"up", "init", "ingest", "classify", "generate", "status", "demo"}
     assert all(name in shown.output for name in COMMANDS.commands)
     assert "Start with `understudy demo`" in shown.output
+
+
+def test_what_is_heavy_is_imported_by_the_command_that_needs_it():
+    """Every command, and every TAB, would wait a second longer for it otherwise."""
+    heavy = {"sqlalchemy", "alembic", "onnxruntime", "celery", "numpy", "PIL", "duckdb"}
+    code = "import sys; from understudy.cli import commands; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert not heavy & set(loaded.split()), "import these within the command: see understudy/cli/bench.py"
 
 
 def test_the_version_is_told():
@@ -191,10 +291,9 @@ def test_a_service_that_is_away_is_one_line_on_standard_error(command: str, away
     done = process(command, *words, "--url", away)
 
     assert (done.returncode, done.stdout) == (1, "")
-    line = [line for line in done.stderr.splitlines() if not line.startswith("sending")]
-    assert len(line) == 1
-    assert line[0].startswith(f"understudy: no answer from {away} (")
-    assert "`understudy up`" in line[0]
+    assert len(done.stderr.splitlines()) == 1, "a bar has nothing to do where no terminal is"
+    assert done.stderr.startswith(f"understudy: no answer from {away} (")
+    assert "`understudy up`" in done.stderr
 
 
 def test_a_refused_image_is_one_line_with_the_reason(url: str, serving: Callable[..., str], tmp_path: Path):
@@ -221,7 +320,7 @@ def test_a_job_that_fails_is_an_error_with_its_reason(job_that_failed: Job):
             return job_that_failed
 
     with pytest.raises(UnderstudyError, match=r"job j1 failed: no archive \(not_an_archive\)"):
-        commands._follow_job(Answering(), job_that_failed, "unpacking")  # type: ignore[arg-type]
+        following.follow(Answering(), job_that_failed, "unpacking")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def test_a_receipt_is_shown_for_people_and_for_programs(run: Callable[..., Resul
 
 
 def test_an_unknown_job_is_an_error(run: Callable[..., Result]):
-    """In every form, with what the service said."""
-    for words in ((), ("--csv",), ("--csv", "--json")):
+    """In every form, with what the service said; two forms at once are wrong words."""
+    for words in ((), ("--csv",), ("--json",)):
         assert run("none", *words).exit_code == 1
+    assert run("none", "--csv", "--json").exit_code == 2

@@ -63,7 +63,10 @@ def test_a_prefix_is_ingested_listed_and_synced(run: Callable[..., Result], s3_u
     again = run("sync", shown[0]["id"])
     assert "2 objects listed: 0 new, 2 known" in again.output
     said = json.loads(run("sync", shown[0]["id"], "--json").stdout)
-    assert (said["new"], said["unchanged"], said["jobs"], said["outcomes"]) == (0, 2, [], {})
+    assert (said["kind"], said["state"]) == ("sync", "succeeded")
+    assert (said["result"]["new"], said["result"]["unchanged"], said["result"]["jobs"]) == (0, 2, [])
+    (ingested,) = json.loads(run("ingest", "s3://understudy/cli/", "--bucket", "photos", "--json").stdout)
+    assert (ingested["kind"], ingested["result"]["unchanged"]) == ("sync", 2)
 
 
 def test_a_failure_is_one_line(run: Callable[..., Result], s3_url: str, working: None):

@@ -8,13 +8,22 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from understudy.catalog import Catalog, claims, generations, jobs
+from understudy.catalog import Catalog, claims, generations, jobs, versions
 from understudy.catalog.tables import JobRow
 from understudy.cli import commands, watch
 from understudy.errors import NotFound, UnderstudyError
-from understudy.records import Generation, GenerationRequest, Job, JobKind, JobState, Problem, TrainingProgress
+from understudy.records import (
+    GateReport,
+    Generation,
+    GenerationRequest,
+    Job,
+    JobKind,
+    JobState,
+    Problem,
+    TrainingProgress,
+)
 from understudy.store import Store
-from understudy.testing import picture
+from understudy.testing import picture, tiny_artifact, tiny_evaluation
 
 Opened = tuple[Catalog, Store]
 METRICS = TrainingProgress(
@@ -148,3 +157,27 @@ def test_watching_a_real_service_ends_with_the_generation(url: str, opened: Open
     assert "lower learning_rate=0.1" in str(done.exception)
     (line,) = map(json.loads, done.stdout.splitlines())
     assert (line["state"], line["job"]["metrics"]["loss"]) == ("failed", 2.114)
+
+
+def test_a_refusal_is_told_by_the_exit_code(url: str, opened: Opened, teaching):
+    """3 for whoever waited, with the generation as JSON or the sentence; looking at the verdict is no failure."""
+    catalog, _ = opened
+    teaching(*opened).shard(None, [picture(0, 3)], "a")
+    generation = generations.open_generation(catalog, GenerationRequest())
+    claim = claims.claim(catalog, JobRow, generation.job.id, lease_s=60)
+    assert claim is not None
+    _, card = tiny_artifact(("a", "b"))
+    versions.register(catalog, card)
+    report = GateReport(
+        generation=0, challenger=tiny_evaluation(card.version, "ab"), champion=None, gain=None, alpha=0.05,
+        class_floor=0.1, verdict="refuse", rule="beats-guessing", reasons=("no better than a guess",),
+    )  # fmt: skip
+    generations.conclude(catalog, claim, 0, card.version, report)
+
+    said = CliRunner().invoke(commands.app, ["watch", "--url", url])
+    as_json = CliRunner().invoke(commands.app, ["watch", "0", "--json", "--url", url])
+    looked_at = CliRunner().invoke(commands.app, ["gate", "--url", url])
+
+    assert (said.exit_code, as_json.exit_code, looked_at.exit_code) == (3, 3, 0)
+    assert "no better than a guess" in said.stdout
+    assert json.loads(as_json.stdout)["state"] == "refused"
