@@ -10,6 +10,7 @@ from dashboard.pages import (
     loop,
     pseudo_label,
     pseudo_labels,
+    review,
     serving,
     trying,
 )
@@ -20,6 +21,7 @@ EVERY = (
     ingest.PAGE,
     pseudo_labels.PAGE,
     pseudo_label.PAGE,
+    review.PAGE,
     generations.PAGE,
     generation.PAGE,
     compare.PAGE,
