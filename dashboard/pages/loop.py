@@ -1,5 +1,6 @@
 """The loop: what turns, what it has brought, and what comes next."""
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -54,7 +55,7 @@ def _next(view: View, loop: LoopState, look: Sequence[Callable[[], Awaitable[Non
 
     with frame.panel(classes="us-next"), frame.element("div", "us-row"):
         frame.badge("paused" if loop.paused else "turning" if loop.next != LoopNext.PERSON else "at rest", _kind(loop))
-        frame.text(f"{loop.why[:1].upper()}{loop.why[1:]}.", "us-grow")
+        frame.text(f"{loop.why[:1].upper()}{loop.why[1:]}.".replace("`", ""), "us-grow")
         if loop.paused:
             ui.button("Go on", icon="play_arrow", on_click=go_on).props("unelevated")
         else:
@@ -170,12 +171,13 @@ def _accuracy(seen: Seen) -> None:
 def accuracy_plot(judged: Sequence[GenerationSummary]) -> charts.Options:
     """Each generation's student on the holdout with its interval; the promoted ones in limelight."""
     dots: dict[bool, list[list[Any]]] = {True: [], False: []}
-    whiskers = []
+    whiskers, every_bound = [], []
     for each in judged:
         assert each.report is not None
         measured, at = each.report.challenger, str(each.number)
         dots[each.state == GenerationState.PROMOTED].append([at, _percents(measured.accuracy)])
         bounds = (measured.interval.low, measured.interval.high)
+        every_bound += [_percents(bound) for bound in bounds]
         whiskers.append([{"coord": [at, _percents(bound)]} for bound in bounds])
     whisker = {
         "silent": True, "symbol": ["none", "none"], "data": whiskers, "lineStyle": {"color": charts.GREY, "type": "solid"},
@@ -183,7 +185,7 @@ def accuracy_plot(judged: Sequence[GenerationSummary]) -> charts.Options:
     dot = {"type": "scatter", "symbolSize": 13}
     return charts.options(
         charts.axis("category", data=[str(each.number) for each in judged], name="generation"),
-        charts.axis(scale=True, name="%"),
+        charts.axis(name="%", min=math.floor(min(every_bound)), max=math.ceil(max(every_bound))),
         [
             {**dot, "name": "promoted", "data": dots[True], "color": charts.CHAMPION, "markLine": whisker},
             {**dot, "name": "not promoted", "data": dots[False], "color": charts.GREY},
