@@ -8,10 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from understudy import registry
+from understudy.catalog import Catalog, shards, versions
+from understudy.store import Store
 from understudy.testing import picture
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +29,25 @@ _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 def _commands(page: str) -> list[str]:
     text = (ROOT / "docs" / page).read_text()
     return [line for block in _BLOCK.findall(text) for line in _COMMAND.findall(block)]
+
+
+def _backup() -> list[str]:
+    """docs/operations.md's three lines, on the guide's folder: a copy that is made while everything runs."""
+    lines = _commands("operations.md")
+    first = lines.index("mkdir backup")
+    return [line.replace("understudy-data", "photos-data") for line in lines[first : first + 3]]
+
+
+def _is_whole(backup: Path) -> None:
+    """Whatever the copied catalog names is in the copied store."""
+    store = Store((backup / "store").as_uri())
+    with closing(Catalog(f"sqlite:///{backup / 'catalog.db'}")) as catalog:
+        champion = versions.champion(catalog)
+        assert champion is not None
+        assert registry.load(store, catalog, champion.version, provider="cpu").version == champion.version
+        sealed = [*shards.of_split(catalog, "labeled"), *shards.of_split(catalog, "unlabeled")]
+        assert sealed
+        assert all(store.exists(shard.key) for shard in sealed)
 
 
 def _free_ports() -> tuple[int, int]:
@@ -94,6 +117,8 @@ def test_the_guide_leads_to_the_second_generation(
         try:
             assert any("Ready" in line for line in up.stdout)
             printed = {command: run(command) for command in commands}
+            for line in _backup():
+                run(as_here(line))
         finally:
             up.send_signal(signal.SIGINT)
             up.communicate(timeout=90)
@@ -101,4 +126,5 @@ def test_the_guide_leads_to_the_second_generation(
     assert "generation 1" in said
     assert "g0001-" in said
     assert "g0000-" in said
+    _is_whole(photos / "backup")
     assert len([path for path in (photos / "sorted").rglob("*") if path.suffix in (".jpg", ".png")]) > 0
