@@ -82,14 +82,16 @@ class Ledger:
         return sum(near), len(near) - sum(near)
 
 
-def run(data: Path, *, port: int, leave: bool, report: Path | None, console: Console) -> bool:
+def run(
+    data: Path, *, port: int, leave: bool, report: Path | None, console: Console, num_students: int = NUM_STUDENTS
+) -> bool:
     """Run the demo; True if a student was promoted and no request failed."""
     began = time.monotonic()
     _empty(data)
     digits = split_digits()
     console.print(
         f"[bold]Understudy[/bold]: {digits.counts[0]} labeled digits, {digits.counts[2]:,} unlabeled, "
-        f"{digits.counts[1]} as holdout. Three generations, about two minutes on two cores.\n",
+        f"{digits.counts[1]} as holdout. {num_students + 1} generations, about two minutes on two cores.\n",
         highlight=False,
     )
     with _progress(console) as bar:
@@ -100,7 +102,7 @@ def run(data: Path, *, port: int, leave: bool, report: Path | None, console: Con
             _first_teacher(client, digits, bar)
             with _asking(stack.url, digits.asked, ledger):
                 _ingest(client, digits, bar)
-                for number in range(1, NUM_STUDENTS + 1):
+                for number in range(1, num_students + 1):
                     _student(client, number, bar)
                 time.sleep(2.0)  # what happens after the last swap counts too
             generations = client.generations()[::-1]

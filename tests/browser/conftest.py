@@ -96,9 +96,9 @@ def _told(name: str, line: str) -> None:
     print(f"{name}: {line}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window."""
+    """The system's Chromium, without a window. Closed after each file: its event loop would stand in others' way."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")

@@ -35,7 +35,9 @@ def test_a_cell_leads_to_its_images_and_one_of_them_to_its_probabilities(
     picture = page.locator(".us-image img")
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
-    expect(page.get_by_role("link", name="Try it")).to_have_attribute("href", f"/try?sha256={told[-1].sha256}")
+    expect(page.locator("#main").get_by_role("link", name="Try it")).to_have_attribute(
+        "href", f"/try?sha256={told[-1].sha256}"
+    )
     shot("pseudo-label")
 
 

@@ -26,6 +26,7 @@ def test_the_demo_turns_the_loop_under_load_and_survives_the_death_of_its_childr
     """Exit code 0: students proved better than the first teacher, no failed request, whatever was killed."""
     report = data.parent / "report.json"
     command = [sys.executable, "-m", "understudy", "demo", "--exit", "--data", str(data), "--port", str(free_port)]
+    command += ["--students", "1"]  # the second is trained as the first, for as long again
     with subprocess.Popen(
         [*command, "--report", str(report)],
         cwd=data.parent,

@@ -80,6 +80,7 @@ def test_it_starts_everything_on_loopback_says_where_and_stops_on_one_signal(dat
     assert (data / "logs" / "understudy.log").stat().st_size > 0
 
 
+@pytest.mark.thorough  # tests/understudy/test_local.py has the refusal without the start
 def test_a_second_up_on_the_same_folder_is_refused_in_one_line(data: Path, free_port: int, until: Until):
     """It names the folder and the process that has it; the first one is not disturbed."""
     with up(data, free_port) as first:
@@ -120,7 +121,7 @@ def test_kill_9_of_up_leaves_no_orphan_and_the_next_one_goes_on(data: Path, free
 
 @pytest.mark.parametrize(
     "program",
-    ["service", "worker", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("trainer", "redis-server"))],
+    ["service", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("worker", "trainer", "redis-server"))],
 )
 def test_a_killed_child_is_started_again(data: Path, free_port: int, until: Until, program: str):
     """Each program comes back under another process id, and the service answers."""

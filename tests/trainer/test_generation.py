@@ -219,6 +219,7 @@ def test_a_control_that_diverges_fails_nothing_but_itself(make_taught_world):
     assert generations.get(world.catalog, 1).state.is_ended
 
 
+@pytest.mark.thorough  # tests/trainer/test_looks.py counts the same looks
 def test_every_comparison_on_the_holdout_is_a_look(make_taught_world):
     """The first teacher's, an abandoned one and the last are counted; a holdout that doubles begins anew."""
     world = make_taught_world()

@@ -141,8 +141,13 @@ class Catalog:
         )
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that a thread still uses, when that gives it back."""
+        event.listen(self._engine, "checkin", _close)
         self._engine.dispose()
+
+
+def _close(connection: Any, record: Any) -> None:
+    record.invalidate()
 
 
 @contextmanager

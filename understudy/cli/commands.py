@@ -322,6 +322,7 @@ def demo(
         "understudy-demo"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8000,
+    students: Annotated[int, typer.Option(min=1, max=9, help="Generations after the first teacher.")] = 2,
 ) -> None:
     """Watch real images go round the whole loop, on this machine, in a few minutes.
 
@@ -332,7 +333,9 @@ def demo(
 
     _stop_on_sigterm()
     try:
-        succeeded = demonstration.run(data, port=port, leave=leave, report=report, console=console)
+        succeeded = demonstration.run(
+            data, port=port, leave=leave, report=report, console=console, num_students=students
+        )
     except KeyboardInterrupt:
         console.print("Stopped.")
         raise typer.Exit(130) from None

@@ -1,5 +1,6 @@
 """Connections, transactions, the clock and the migrations, on both engines."""
 
+import sqlite3
 import subprocess
 import sys
 import time
@@ -130,3 +131,16 @@ def test_the_folder_of_a_new_sqlite_catalog_is_made(tmp_path):
     catalog.close()
 
     assert (tmp_path / "new" / "catalog.db").exists()
+
+
+def test_a_connection_in_use_while_the_catalog_closes_is_closed_when_it_is_given_back(catalog):
+    """A thread that still asks something when the program ends leaves nothing open."""
+    with catalog.read() as session:
+        raw = session.connection().connection.dbapi_connection
+        catalog.close()
+
+    if catalog.is_sqlite:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            raw.execute("SELECT 1")
+    else:
+        assert raw.closed
