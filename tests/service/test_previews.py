@@ -1,6 +1,8 @@
 """Quarantined bytes become pictures in a program that may die of them."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -52,14 +54,15 @@ def test_a_program_that_dies_costs_one_picture(previewer: Previewer):
 
 def test_a_picture_that_takes_too_long_is_given_up():
     """Its program is ended with it."""
-    previewer = Previewer(image_s=0.0)
+    previewer = Previewer(image_s=0.1)
 
     async def ask() -> None:
         await previewer.preview(JPEG, 16)  # while it starts it has longer
         program = previewer.apart.program
         assert program is not None
-        with pytest.raises(ImageRefused, match="longer than 0 s"):
-            await previewer.preview(JPEG, 1024)
+        os.kill(program.pid, signal.SIGSTOP)
+        with pytest.raises(ImageRefused, match="longer than 0.1 s"):
+            await previewer.preview(JPEG, 16)
         assert program.poll() is not None
 
     asyncio.run(ask())
