@@ -61,7 +61,7 @@ def test_a_picture_that_takes_too_long_is_given_up():
         program = previewer.apart.program
         assert program is not None
         os.kill(program.pid, signal.SIGSTOP)
-        with pytest.raises(ImageRefused, match="longer than 0.1 s"):
+        with pytest.raises(ImageRefused, match=r"longer than 0\.1 s"):
             await previewer.preview(JPEG, 16)
         assert program.poll() is not None
 
