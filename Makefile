@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/installed
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11 python3.13 python3.14,\
 	$(if $(shell $(p) -c 'import sys, venv, ensurepip; print(sys.version_info >= (3, 11) or "")' 2>/dev/null | grep True),$(p))))
 ARGS ?=
+# Tests wait for servers for a part of their time: one more than there are cores, and no more than the memory takes.
+JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); expr $$(( cores < 7 ? cores : 7 )) + 1)
 
 .PHONY: help demo test lint reference clean
 
@@ -17,13 +19,13 @@ help: ## Show what there is to make
 demo: $(INSTALLED) ## Watch the whole loop turn on this machine (about 2 minutes after installing)
 	@$(BIN)/understudy demo $(ARGS)
 
-test: $(INSTALLED) ## Check style, types and everything else (about 15 minutes after installing; longer with ARGS=--thorough)
+test: $(INSTALLED) ## Check style, types and everything else (about 20 minutes on two cores after installing; longer with ARGS=--thorough)
 	@echo "== style and types (about 1 minute) =="
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@echo "== tests, with a real Redis, PostgreSQL and worker processes started by themselves (about 14 minutes, three at a time) =="
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@echo "== tests, with a real Redis, PostgreSQL and worker processes started by themselves (about 20 minutes on two cores, $(JOBS) at a time) =="
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## Mend what can be mended by itself, and show the rest
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/mypy

@@ -19,6 +19,7 @@ from understudy.records import Generation
 TIMEOUT_S = 600
 
 
+@pytest.mark.thorough  # docs/test_guide.py turns the same loop; test_killing.py and test_up.py kill
 @pytest.mark.timeout(TIMEOUT_S + 60)
 def test_the_demo_turns_the_loop_under_load_and_survives_the_death_of_its_children(
     data: Path, free_port: int, until: Callable[..., None]

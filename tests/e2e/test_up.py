@@ -96,6 +96,7 @@ def test_a_second_up_on_the_same_folder_is_refused_in_one_line(data: Path, free_
         assert first.wait(60) == 0
 
 
+@pytest.mark.thorough  # the guide's test ends the same with a signal, tests/understudy/test_supervisor.py with this one
 def test_sigterm_stops_it_where_ctrl_c_is_ignored(data: Path, free_port: int, until: Until):
     """As a script's background job, which its shell has made deaf to Ctrl-C."""
     with up(data, free_port, "sh", "-c", 'trap "" INT; exec "$0" "$@"') as process:
