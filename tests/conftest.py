@@ -51,6 +51,7 @@ _numbers = itertools.count()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How hard to try, and a system that runs already, for tests/e2e/test_composed.py."""
     parser.addoption("--thorough", action="store_true", help="more of the same where it takes minutes, too")
+    parser.addoption("--browser", action="store_true", help="a machine without a browser fails rather than skips")
     parser.addoption("--composed", metavar="URL", help="address of a running system, as docker compose starts it")
     parser.addoption("--key", metavar="KEY", help="API key of that system, with the scope admin")
 

@@ -97,11 +97,12 @@ def _told(name: str, line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(pytestconfig: pytest.Config) -> Iterator[Browser]:
     """The system's Chromium, without a window. Closed after each file: its event loop would stand in others' way."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")
+        give_up = pytest.fail if pytestconfig.getoption("--browser") else pytest.skip
+        give_up(f"there is no browser here: none of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
