@@ -4,18 +4,16 @@ What measures, computes, or opens a catalog is imported when its command runs: i
 command, and every TAB, would pay.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from understudy.cli.following import waiting
 from understudy.cli.options import AsJson, examples
+from understudy.cli.output import console, say, show_json
 
 app = typer.Typer(name="bench", help="Measure this machine.", no_args_is_help=True)
-console = Console()
 
 
 @app.callback()
@@ -54,10 +52,10 @@ def engine(
             seconds=seconds,
         )
     if as_json:
-        console.print_json(json.dumps(bench.report(done.measured, done.choice, done.cores)))
+        show_json(bench.report(done.measured, done.choice, done.cores))
         return
-    console.print(f"{done.version} on {done.kind}, {done.cores} cores", highlight=False, markup=False)
+    say(f"{done.version} on {done.kind}, {done.cores} cores")
     console.print(bench.table(done.measured))
-    console.print(bench.sentence(done.choice), highlight=False, markup=False, soft_wrap=True)
+    say(bench.sentence(done.choice))
     for reason in done.choice.reasons:
-        console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(f"  {reason}")

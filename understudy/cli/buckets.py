@@ -8,12 +8,11 @@ from rich.table import Table
 
 from understudy.cli import completion
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, errors, say, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import Recall
 
 app = typer.Typer(name="buckets", help="List the buckets of unlabeled images, or delete one.")
-console = Console()
-errors = Console(stderr=True)
 
 
 @app.callback(
@@ -26,7 +25,7 @@ def every(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_js
     with Client(url, key=key) as client:
         found = client.buckets()
     if as_json:
-        console.print_json(data=[bucket.model_dump(mode="json") for bucket in found])
+        show_json(found)
         return
     table = Table("bucket", "images", "labeled by the champion", "shards", "bytes")
     for b in found:
@@ -55,7 +54,7 @@ def delete(
             typer.confirm(f"Delete the bucket {name}? This cannot be undone.", abort=True, err=True)
         recall = would_be if dry_run else client.delete_bucket(name)
     if as_json:
-        console.print_json(recall.model_dump_json())
+        show_json(recall)
         return
     _say(recall, console)
 
@@ -71,4 +70,4 @@ def _say(recall: Recall, screen: Console) -> None:
     if recall.descendants:
         lines.append(f"models taught by those: {', '.join(recall.descendants)}")
     for line in lines:
-        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, screen)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +51,7 @@ from understudy.cli.labeled import (
     say_what_would_be_sent,
 )
 from understudy.cli.options import AsJson, Key, RecipeName, Replaced, Student, Url, asked, examples, replaced_fields
+from understudy.cli.output import console, errors, say, show_json
 from understudy.cli.watch import exit_by, follow_generation
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
@@ -70,8 +70,6 @@ for subject in (
     compare, robustness, models, corrections, webhooks, doctor,
 ):  # fmt: skip
     app.add_typer(subject.app)
-console = Console()
-errors = Console(stderr=True)
 
 DEFAULT_DATA = Path("understudy-data")
 
@@ -81,7 +79,7 @@ def main() -> None:
     try:
         app()
     except (UnderstudyError, OSError) as error:
-        errors.print(f"understudy: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(f"understudy: {error}", errors, style="red")
         sys.exit(1)
 
 
@@ -238,14 +236,11 @@ def _show_classified(image: Path, answer: Classified, *, as_json: bool) -> bool:
     if as_json:
         typer.echo(answer.model_dump_json())
     if prediction.problem is not None:
-        errors.print(
-            f"understudy: {image}: {prediction.problem.detail}",
-            style="red", highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        say(f"understudy: {image}: {prediction.problem.detail}", errors, style="red")
         return True
     if not as_json:
         shown = ", ".join(f"{c.label} {c.probability:.1%}" for c in prediction.classes)
-        console.print(f"{image}: {shown}  [{answer.model}]", highlight=False, markup=False, soft_wrap=True)
+        say(f"{image}: {shown}  [{answer.model}]")
     return False
 
 
@@ -297,10 +292,10 @@ def status(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) -> 
             "buckets": [b.model_dump(mode="json") for b in buckets],
             "generations": [g.model_dump(mode="json") for g in generations],
         }
-        console.print_json(data=everything)
+        show_json(everything)
         return
     console.print(f"serving {ready['model'] or 'nothing yet'}", highlight=False)
-    loop.show(state, as_json=False)
+    loop.show_next(state)
     table = Table("bucket", "images", "labeled by the champion", "shards")
     for b in buckets:
         table.add_row(b.name, f"{b.num_images:,}", f"{b.num_images_labeled:,}", str(b.num_shards))

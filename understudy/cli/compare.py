@@ -1,20 +1,18 @@
 """``understudy compare``: two versions on the same holdout images, counted, and the images that tell them apart."""
 
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from understudy.cli import completion
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.generation_records import ComparedImage, Comparison, PairOutcome
 
 app = typer.Typer()
-console = Console()
 
 #: Mistakes that are shown, those that changed most first; ``--json`` has all.
 MAX_MISTAKES = 10
@@ -53,14 +51,14 @@ def compare(
             return
         found = list(client.compared_images(challenger, champion, outcome=only, class_name=class_name, limit=limit))
     if as_json:
-        console.print_json(json.dumps([image.model_dump(mode="json") for image in found]))
+        show_json(found)
     else:
         console.print(_images(found))
 
 
 def _show(found: Comparison, as_json: bool) -> None:
     if as_json:
-        console.print_json(found.model_dump_json())
+        show_json(found)
         return
     square = Table("", "champion right", "champion wrong")
     square.add_row("challenger right", str(found.both_right), str(found.won))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from understudy.annotations import corrections as writing
@@ -20,13 +19,13 @@ from understudy.annotations.corrections import Correction, Opinion, Tool
 from understudy.cli import completion
 from understudy.cli.following import bar
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, say, show_json
 from understudy.client import DEFAULT_URL, Client, RequestFailed
 from understudy.errors import Conflict, NotFound
 from understudy.label_records import PseudoLabel
 from understudy.review_records import Review
 
 app = typer.Typer()
-console = Console()
 
 #: What the folder is of: another export does not go on in it.
 NOTE = ".understudy-export.json"
@@ -152,10 +151,10 @@ def _write(client: Client, opinions: Iterable[Opinion], to: Path, tool: Tool, as
 
 def _tell(written: Written, *, as_json: bool) -> None:
     if as_json:
-        console.print_json(data=asdict(written))
+        show_json(asdict(written))
         return
     line = f"{written.num_images:,} images as {written.format} in {written.to}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(line)
     if written.num_rejected:
         console.print(f"{written.num_rejected:,} were rejected: they have no class, so no folder")
     if written.num_gone:

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from understudy.cli import completion
 from understudy.cli.following import until_serving
 from understudy.cli.options import AsJson, Key, Url, asked, examples
+from understudy.cli.output import console, show_json, show_one
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict
 from understudy.records import (
@@ -19,12 +19,10 @@ from understudy.records import (
     DeploymentState,
     Limits,
     Override,
-    Record,
     Rollback,
 )
 
 app = typer.Typer()
-console = Console()
 
 DEFAULT = Limits()
 BOTH = "latency, errors and images: challenger / champion"
@@ -75,7 +73,9 @@ def deploy(
     request = asked(DeploymentRequest, version=version, kind=kind, share=share, limits=limits)
     with Client(url, key=key) as client:
         made = client.deploy(request)
-    _show(made, f"deployment {made.id}: {made.version} is a {made.kind} with {made.share:.3g} of the requests", as_json)
+    show_one(
+        made, f"deployment {made.id}: {made.version} is a {made.kind} with {made.share:.3g} of the requests", as_json
+    )
 
 
 @app.command(epilog=examples("understudy deployments", "understudy deployments --json"))
@@ -88,7 +88,7 @@ def deployments(
     with Client(url, key=key) as client:
         made = client.deployments()
     if as_json:
-        console.print_json(data=[each.model_dump(mode="json") for each in made])
+        show_json(made)
         return
     table = Table(
         "challenger", "kind", "share", "state", "agreement", "latency", "errors", "images", "reason", caption=BOTH
@@ -112,7 +112,7 @@ def undeploy(
         if not active:
             raise Conflict("no challenger is on live traffic; `understudy deployments` shows those that were")
         ended = client.end_deployment(active[0].id, reason=request.reason)
-    _show(ended, f"deployment {ended.id} of {ended.version} has ended", as_json)
+    show_one(ended, f"deployment {ended.id} of {ended.version} has ended", as_json)
 
 
 @app.command(
@@ -140,7 +140,7 @@ def rollback(
     with Client(url, key=key) as client:
         entry = client.rollback(request.version, reason=request.reason)
         until_serving(client, entry.version)
-    _show(entry, f"{entry.version} serves again", as_json)
+    show_one(entry, f"{entry.version} serves again", as_json)
 
 
 @app.command(epilog=examples('understudy promote g0003-8f2c1a --reason "better where it matters"'))
@@ -159,7 +159,7 @@ def promote(
     with Client(url, key=key) as client:
         entry = client.promote(version, reason=request.reason)
         until_serving(client, entry.version)
-    _show(entry, f"{entry.version} serves, against the gate's verdict", as_json)
+    show_one(entry, f"{entry.version} serves, against the gate's verdict", as_json)
 
 
 def _row(made: Deployment) -> tuple[str, ...]:
@@ -176,10 +176,3 @@ def _row(made: Deployment) -> tuple[str, ...]:
         f"{counts.challenger_images:,} / {counts.champion_images:,}",
         made.reason or "",
     )
-
-
-def _show(made: Record, sentence: str, as_json: bool) -> None:
-    if as_json:
-        console.print_json(made.model_dump_json())
-    else:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from understudy import settings
 from understudy.cli.following import waiting
 from understudy.cli.options import AsJson, Key, examples
+from understudy.cli.output import console, say, show_json
 from understudy.client import DEFAULT_URL
 from understudy.settings import Settings
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from understudy.doctor import Finding
 
 app = typer.Typer()
-console = Console()
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -84,7 +83,7 @@ def examine(
     num_failed = sum(finding.verdict == doctor.Verdict.FAILED for finding in findings)
     if as_json:
         said = [finding.model_dump(mode="json") for finding in findings]
-        console.print_json(data={"ok": not num_failed, "checks": said})
+        show_json({"ok": not num_failed, "checks": said})
     else:
         num_warnings = sum(finding.verdict == doctor.Verdict.WARNING for finding in findings)
         console.print(f"{len(findings)} checks: {num_failed} failed, {num_warnings} warnings", highlight=False)
@@ -98,6 +97,6 @@ _FILES = {"catalog_url": "", "store_url": "", "broker_url": ""}
 
 def _say(finding: "Finding") -> None:
     console.print(f"[{COLOURS[finding.verdict]}]{finding.verdict:8}[/] {finding.name:14}", end=" ", highlight=False)
-    console.print(finding.seen, highlight=False, markup=False, soft_wrap=True)
+    say(finding.seen)
     if finding.advice is not None:
-        console.print(f"{'':24}→ {finding.advice}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{'':24}→ {finding.advice}")

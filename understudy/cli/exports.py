@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as Speed
 
 from understudy.cli import completion
 from understudy.cli.following import bar, follow
 from understudy.cli.options import AsJson, Key, Url, asked, examples
+from understudy.cli.output import say, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict
 from understudy.records import ExportFile, ExportFormat, ExportRequest, Job
 
 app = typer.Typer()
-console = Console()
 
 #: While it is there, the folder is not complete.
 UNFINISHED = ".understudy-export.json"
@@ -77,10 +76,10 @@ def export(
         _download(client, job.id, files, to, unpack=format in UNPACKED)
     (to / UNFINISHED).unlink()
     if as_json:
-        console.print_json(job.model_dump_json())
+        show_json(job)
         return
     num_rows = sum(file.num_rows for file in files)
-    console.print(f"{num_rows:,} pseudo-labels in {to}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{num_rows:,} pseudo-labels in {to}")
 
 
 def _begun(client: Client, request: ExportRequest, to: Path) -> Job:

@@ -4,14 +4,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from understudy.cli.output import errors
 from understudy.client import Client
 from understudy.errors import UnderstudyError
 from understudy.records import Job, JobState
-
-errors = Console(stderr=True)
 
 
 def bar(*columns: ProgressColumn) -> Progress:

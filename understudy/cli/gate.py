@@ -3,17 +3,16 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from understudy.cli import completion
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, say, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import NotReady
 from understudy.records import Evaluation, Gain, GateReport, GenerationSummary, Rule
 
 app = typer.Typer()
-console = Console()
 
 #: Classes that are shown, those that lost most first; ``--json`` has all.
 MAX_CLASSES = 10
@@ -41,11 +40,11 @@ def gate(
     if report is None:
         raise NotReady(f"generation {turn.number} is {turn.state}: it has no verdict; see `understudy status`")
     if as_json:
-        console.print_json(data=report.model_dump(mode="json"))
+        show_json(report)
         return
-    _say(f"generation {turn.number}: {turn.version} {turn.state} by the rule {report.rule}")
+    say(f"generation {turn.number}: {turn.version} {turn.state} by the rule {report.rule}")
     for line in _models(report):
-        _say(line)
+        say(line)
     console.print(_rules(report.rules) if report.rules else "; ".join(report.reasons))
     if lost := sorted((one for one in report.classes if one.difference < 0), key=lambda one: one.p_value):
         table = Table("class", "images", "won", "lost", "p", "limit", title="classes that lost recall")
@@ -54,7 +53,7 @@ def gate(
             table.add_row(one.name, str(one.num_images), str(won), str(gone), f"{one.p_value:.2g}", f"{one.limit:.2g}")
         console.print(table)
     for line in _notes(report):
-        _say(line)
+        say(line)
 
 
 def _judged(turns: list[GenerationSummary]) -> int:
@@ -105,7 +104,3 @@ def _notes(report: GateReport) -> list[str]:
     if report.power is not None:
         lines.append(f"a true gain of 2 points would have been proved {report.power:.0%} of the time")
     return lines
-
-
-def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

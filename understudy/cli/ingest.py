@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,13 +24,13 @@ from understudy.cli import completion
 from understudy.cli import sources as remote
 from understudy.cli.following import bar
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, say, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import UnderstudyError
 from understudy.packing import Packed
 from understudy.records import Job, JobState
 
 app = typer.Typer()
-console = Console()
 
 #: The service may be restarted, or a line be down, for so long in the middle of an upload.
 PATIENCE_S = 300.0
@@ -74,7 +73,7 @@ def ingest(
             jobs.append(remote.ingest(client, source, bucket, wait=wait, is_silent=as_json))
         jobs += _ingest_files(client, paths, bucket, wait=wait, again=again, is_silent=as_json)
     if as_json:
-        console.print_json(data=[job.model_dump(mode="json") for job in jobs])
+        show_json(jobs)
     if failed := [job for job in jobs if job.state == JobState.FAILED]:
         raise UnderstudyError("; ".join(_failure(job) for job in failed))
 
@@ -126,7 +125,7 @@ def _show(job: Job, packed: Packed, *, wait: bool) -> None:
         console.print(f"job {job.id}")
     elif job.state == JobState.SUCCEEDED:
         said = f"{packed.name}: {outcomes(job.result or {})}"
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+        say(said)
 
 
 def _failure(job: Job) -> str:

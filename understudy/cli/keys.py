@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from understudy import settings
 from understudy.cli.options import AsJson, examples
+from understudy.cli.output import console, errors, say, show_json, show_one
 from understudy.errors import NotFound
 from understudy.records import ApiKey, KeyScope
 from understudy.settings import Settings
@@ -30,8 +30,6 @@ app = typer.Typer(
     epilog="Keys are asked for when the service binds any other address than loopback; UNDERSTUDY_KEYS=required or "
     "=off says otherwise. A change counts after about a second.",
 )
-console = Console()
-errors = Console(stderr=True)
 
 Data = Annotated[
     Path | None,
@@ -68,16 +66,14 @@ def create(
     with _catalog(data) as catalog:
         known, key = keys.create(catalog, name=name, scopes=scope, rate_limit=rate_limit)
     if as_json:
-        console.print_json(data=known.model_dump(mode="json") | {"key": key})
+        show_json(known.model_dump(mode="json") | {"key": key})
         return
     # The key alone on standard output, so that a script can take it from there.
-    console.print(key, highlight=False, markup=False, soft_wrap=True)
-    errors.print(
+    say(key)
+    say(
         f"Key {known.id} ({known.name}) opens: {', '.join(known.scopes)}. Keep it now: it will never be shown again. "
         f"`understudy keys revoke {known.id}` ends it.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        errors,
     )
 
 
@@ -89,7 +85,7 @@ def every(data: Data = None, as_json: AsJson = False) -> None:
     with _catalog(data, must_exist=True) as catalog:
         known = keys.every(catalog)
     if as_json:
-        console.print_json(data=[key.model_dump(mode="json") for key in known])
+        show_json(known)
         return
     table = Table("id", "name", "scopes", "limit/s", "made", "revoked")
     for key in known:
@@ -109,10 +105,7 @@ def revoke(
 
     with _catalog(data, must_exist=True) as catalog:
         known = keys.revoke(catalog, key_id)
-    if as_json:
-        console.print_json(known.model_dump_json())
-        return
-    console.print(f"Key {known.id} ({known.name}) is revoked.", highlight=False, markup=False, soft_wrap=True)
+    show_one(known, f"Key {known.id} ({known.name}) is revoked.", as_json)
 
 
 @contextmanager

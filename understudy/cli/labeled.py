@@ -10,6 +10,7 @@ from rich.table import Table
 
 from understudy.annotations import reading
 from understudy.annotations.reading import Disagreement, Format, LabelReport, Rules
+from understudy.cli.output import say, show_json
 from understudy.packing import Packed
 
 #: In the list of what is left out, so many of each reason.
@@ -107,7 +108,7 @@ def show(report: LabelReport, console: Console, *, only_left_out: bool = False) 
     for reason, lines in reasons.items():
         console.print(f"{len(lines):,} left out: {reason}", highlight=False)
         for line in lines[:NUM_SHOWN]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
 
 
 def _plain(name: str) -> str:
@@ -118,6 +119,6 @@ def say_what_would_be_sent(labels: Labels, console: Console, *, as_json: bool) -
     """The report of a dry run. Raises LabeledSetRefused as sending would."""
     report = labels.read().report
     if as_json:
-        console.print_json(report.model_dump_json())
+        show_json(report)
     else:
         show(report, console)

@@ -3,16 +3,15 @@
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from understudy.cli import completion
 from understudy.cli.options import AsJson, Key, Url, asked, examples
+from understudy.cli.output import console, say, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.label_records import LabelFacets, LabelOrder, LabelSort, PreviewRequest, PseudoLabel, SelectionPreview
 
 app = typer.Typer()
-console = Console()
 
 Teacher = Annotated[
     str | None,
@@ -96,7 +95,7 @@ def facets(
     with Client(url, key=key) as client:
         told = client.label_facets(teacher=teacher, bucket=bucket, with_changed=with_changed)
     if as_json:
-        console.print_json(told.model_dump_json())
+        show_json(told)
     else:
         console.print(_table_of_facets(told))
 
@@ -133,11 +132,11 @@ def preview(
     with Client(url, key=key) as client:
         told = client.preview(request)
     if as_json:
-        console.print_json(told.model_dump_json())
+        show_json(told)
     else:
         console.print(_table_of_preview(told))
         for sentence in _tripwires_in_words(told):
-            console.print(sentence, markup=False, highlight=False)
+            say(sentence)
 
 
 def _tripwires_in_words(told: SelectionPreview) -> list[str]:

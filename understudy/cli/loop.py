@@ -3,14 +3,13 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from understudy.cli.options import AsJson, Key, Url, asked, examples
+from understudy.cli.output import show_one
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import LoopPause, LoopState
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command(epilog=examples('understudy pause --reason "the disk is nearly full"'))
@@ -23,19 +22,16 @@ def pause(
     """Begin nothing new: no more shards are labeled and no generation starts. What runs goes on to its end."""
     request = asked(LoopPause, reason=reason)
     with Client(url, key=key) as client:
-        show(client.pause(reason=request.reason), as_json)
+        show_next(client.pause(reason=request.reason), as_json)
 
 
 @app.command(epilog=examples("understudy resume"))
 def resume(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Let a paused loop go on, within seconds."""
     with Client(url, key=key) as client:
-        show(client.resume(), as_json)
+        show_next(client.resume(), as_json)
 
 
-def show(state: LoopState, as_json: bool) -> None:
+def show_next(state: LoopState, as_json: bool = False) -> None:
     """What starts next, in a line; or everything."""
-    if as_json:
-        console.print_json(state.model_dump_json())
-    else:
-        console.print(f"next: {state.why}", highlight=False, markup=False, soft_wrap=True)
+    show_one(state, f"next: {state.why}", as_json)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as Speed
 from rich.table import Table
@@ -14,13 +13,13 @@ from understudy import model_folders
 from understudy.cli import completion
 from understudy.cli.following import bar
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, say, show_json, show_one
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import Conflict, NotFound
 from understudy.model_folders import CARD, ModelFormat
 from understudy.records import ModelCard, ModelFile, ModelVersion
 
 app = typer.Typer(name="models", help="List the models, show one, or take one away as a folder.")
-console = Console()
 
 Version = Annotated[
     str,
@@ -41,7 +40,7 @@ def every(context: typer.Context, url: Url = DEFAULT_URL, key: Key = None, as_js
     with Client(url, key=key) as client:
         found = client.models()
     if as_json:
-        console.print_json(data=[model.model_dump(mode="json") for model in found])
+        show_json(found)
         return
     table = Table("version", "generation", "state", "student", "holdout accuracy")
     for model in found:
@@ -57,7 +56,7 @@ def show(version: Version, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJ
     with Client(url, key=key) as client:
         model = _model(client, version)
     if as_json:
-        console.print_json(model.model_dump_json())
+        show_json(model)
         return
     card = model.card
     lines = [
@@ -67,7 +66,7 @@ def show(version: Version, url: Url = DEFAULT_URL, key: Key = None, as_json: AsJ
         f"{len(card.classes)} classes: {', '.join(card.classes)}",
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 @app.command(
@@ -102,10 +101,7 @@ def export(
         _download(client, card.version, {to / name: there[theirs] for theirs, name in names.items()})
     for name, text in documents.items():
         (to / name).write_text(text, "utf-8")
-    if as_json:
-        console.print_json(card.model_dump_json())
-        return
-    console.print(f"{card.version} as {format} in {to}", highlight=False, markup=False, soft_wrap=True)
+    show_one(card, f"{card.version} as {format} in {to}", as_json)
 
 
 def _model(client: Client, version: str) -> ModelVersion:

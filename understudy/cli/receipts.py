@@ -4,16 +4,15 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from understudy.cli import completion
 from understudy.cli.options import Key, Url, examples
+from understudy.cli.output import console
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import Outcome, ReceiptEntry
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command(

@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from understudy import architectures, recipes
 from understudy.cli import completion
 from understudy.cli.options import AsJson, Replaced, examples, replaced_fields
+from understudy.cli.output import console, show_json
 from understudy.recipes import Recipe, Teacher, Turn
 from understudy.records import Preprocessing
 
 app = typer.Typer()
-console = Console()
 
 #: What ``fixres`` is shown for where no student is named: the paper's last stage.
 SHOWN_TEACHER = "efficientnet@l2"
@@ -48,7 +47,7 @@ def show(
     turn = Turn(generation, student, num_labeled, teacher=_teacher(student))
     recipe = recipes.recipe(name, replaced_fields(replaced), turn)
     if as_json:
-        console.print_json(recipe.model_dump_json())
+        show_json(recipe)
         return
     table = Table("field", "value", "meaning")
     for field, value, meaning in _fields(recipe):
@@ -59,7 +58,7 @@ def show(
 def _list(turn: Turn, as_json: bool) -> None:
     made = {name: make(turn) for name, make in recipes.RECIPES.items()}
     if as_json:
-        console.print_json(json.dumps({name: recipe.model_dump(mode="json") for name, recipe in made.items()}))
+        show_json({name: recipe.model_dump(mode="json") for name, recipe in made.items()})
         return
     table = Table("recipe", "for", "student", "px", "steps", "labels")
     for name, recipe in made.items():

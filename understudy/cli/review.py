@@ -1,23 +1,21 @@
 """``understudy review``: say of pseudo-labels what is right, one key an image, or many at once from words or a file."""
 
 import csv
-import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from understudy.cli.labels import Bucket, Teacher
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, say, show_json
 from understudy.client import DEFAULT_URL, Client, RequestFailed
 from understudy.errors import Refused
-from understudy.records import Record
 from understudy.review_records import (
     MAX_REVIEWS,
     Audit,
@@ -30,7 +28,6 @@ from understudy.review_records import (
 )
 
 app = typer.Typer()
-console = Console()
 
 #: Images that are asked for at a time: what others review meanwhile is seen at the next page.
 PAGE_ITEMS = 50
@@ -203,10 +200,10 @@ class Asking:
                 while self._undone and not is_over:
                     is_over = self._ask(page, self._undone.pop())
                 if is_over:
-                    _say(f"{len(self._made)} reviewed; `understudy review --list` shows them")
+                    say(f"{len(self._made)} reviewed; `understudy review --list` shows them")
                     return
             if (cursor := page.next) is None:
-                _say(f"{len(self._made)} reviewed; that is all")
+                say(f"{len(self._made)} reviewed; that is all")
                 return
 
     def _ask(self, page: ReviewQueue, item: QueueItem) -> bool:
@@ -215,7 +212,7 @@ class Asking:
         shown = item.classes[:NUM_DIGITS] if self.by != ReviewOrder.AUDIT else ()
         _show_item(item)
         while True:
-            pressed = self.key().lower()
+            pressed = _first(self.key()).lower()
             if pressed in ("q", "\x03", "\x04", "\x1b"):
                 return True
             if pressed in ("s", " "):
@@ -230,12 +227,12 @@ class Asking:
             try:
                 (made,) = self.client.review([decision])
             except RequestFailed as failed:
-                _say(f"  not taken: {failed}")
+                say(f"  not taken: {failed}")
                 if failed.status in (404, 409):  # somebody was first, or the image is gone
                     return False
                 continue
             self._made.append(made)
-            _say(f"  {made.id}: {made.verdict}" + (f" as {made.class_name}" if made.class_name else ""))
+            say(f"  {made.id}: {made.verdict}" + (f" as {made.class_name}" if made.class_name else ""))
             return False
 
     def _decision(self, page: ReviewQueue, item: QueueItem, pressed: str, shown: Sequence[str]) -> Decision | None:
@@ -252,7 +249,7 @@ class Asking:
         if pressed == "c" and (class_name := self._named()) is not None:
             return Decision(**about, verdict="correct", class_name=class_name)
         if pressed != "c":
-            _say(f"  {_keys(is_blind=self.by == ReviewOrder.AUDIT, num=len(shown))}")
+            say(f"  {_keys(is_blind=self.by == ReviewOrder.AUDIT, num=len(shown))}")
         return None
 
     def _named(self) -> str | None:
@@ -263,21 +260,26 @@ class Asking:
             return said
         if said and len(fitting) == 1:
             return fitting[0]
-        _say(f"  {said!r} is {'one of several' if fitting else 'none'}: {', '.join(fitting or self._classes)}")
+        say(f"  {said!r} is {'one of several' if fitting else 'none'}: {', '.join(fitting or self._classes)}")
         return None
 
     def _undo(self) -> bool:
         if not self._made:
-            _say("  there is nothing to undo")
+            say("  there is nothing to undo")
             return False
         last = self._made.pop()
         self.client.undo_reviews([last.id])
         self._undone.append(self._asked[last.sha256])
-        _say(f"  {last.id}: undone")
+        say(f"  {last.id}: undone")
         return True
 
     def _classes_of(self, teacher: str) -> tuple[str, ...]:
         return next((one.card.classes for one in self.client.models() if one.id == teacher), ())
+
+
+def _first(pressed: str) -> str:
+    """One key: what was pressed at once with it was pressed before its outcome was seen. Arrows and the like are whole."""
+    return pressed if pressed.startswith("\x1b") else pressed[:1]
 
 
 def _keys(*, is_blind: bool, num: int) -> str:
@@ -288,28 +290,20 @@ def _keys(*, is_blind: bool, num: int) -> str:
 
 
 def _show_item(item: QueueItem) -> None:
-    _say(f"{item.bucket}  {item.sha256}")
+    say(f"{item.bucket}  {item.sha256}")
     for number, one in enumerate(item.classes[:NUM_DIGITS], 1):
-        _say(f"  {number}  {one.probability:6.1%}  {one.label}")
+        say(f"  {number}  {one.probability:6.1%}  {one.label}")
     if item.previous_label is not None and item.previous_label != item.label:
-        _say(f"     {item.previous_teacher} saw {item.previous_label}")
-    _say(f"  {_keys(is_blind=item.label is None, num=min(NUM_DIGITS, len(item.classes)))}")
+        say(f"     {item.previous_teacher} saw {item.previous_label}")
+    say(f"  {_keys(is_blind=item.label is None, num=min(NUM_DIGITS, len(item.classes)))}")
 
 
 # -- what is shown --------------------------------------------------------------------------------
 
 
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _show_json(found: Iterable[Record]) -> None:
-    typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
-
-
 def _show_reviews(found: Sequence[Review], as_json: bool) -> None:
     if as_json:
-        _show_json(found)
+        show_json(found)
         return
     table = Table("review", "image", "verdict", "class", "label was", "confidence", "by", "audit", "undone")
     for one in found:
@@ -320,7 +314,7 @@ def _show_reviews(found: Sequence[Review], as_json: bool) -> None:
 
 def _show_queue(page: ReviewQueue, as_json: bool) -> None:
     if as_json:
-        typer.echo(page.model_dump_json(indent=1))
+        show_json(page)
         return
     table = Table("image", "bucket", "label", "confidence", "margin", "before")
     for one in page.items:
@@ -331,7 +325,7 @@ def _show_queue(page: ReviewQueue, as_json: bool) -> None:
 
 def _show_audit(told: Audit, as_json: bool) -> None:
     if as_json:
-        typer.echo(told.model_dump_json(indent=1))
+        show_json(told)
         return
     table = Table("class", "audited", "right", "precision", "95 % interval")
     rows: list[tuple[str, AuditedClass | Audit]] = [*told.per_class.items(), ("all", told)]

@@ -4,18 +4,17 @@ from collections import Counter
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from understudy.cli import completion
 from understudy.cli.following import bar, follow
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, show_json
 from understudy.client import DEFAULT_URL, Client
 from understudy.records import Job, Outcome
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command(epilog=examples("understudy sources", "understudy sources --json"))
@@ -24,7 +23,7 @@ def sources(url: Url = DEFAULT_URL, key: Key = None, as_json: AsJson = False) ->
     with Client(url, key=key) as client:
         known = [client.source(each.id) for each in client.sources()]
     if as_json:
-        console.print_json(data=[source.model_dump(mode="json") for source in known])
+        show_json(known)
         return
     table = Table("id", "url", "bucket", "taken", "underway", "failed")
     for source in known:
@@ -49,7 +48,7 @@ def sync(
     with Client(url, key=key) as client:
         job = _follow(client, client.sync(source), wait=wait, is_silent=as_json)
     if as_json:
-        console.print_json(job.model_dump_json())
+        show_json(job)
 
 
 def is_remote(source: str) -> bool:

@@ -11,12 +11,12 @@ from rich.text import Text
 
 from understudy.cli import completion
 from understudy.cli.options import GATE_REFUSED, AsJson, Key, Url, examples
+from understudy.cli.output import console, say
 from understudy.client import DEFAULT_URL, Client
 from understudy.errors import NotFound, UnderstudyError
 from understudy.records import Generation, GenerationState, TrainingProgress
 
 app = typer.Typer()
-console = Console()
 
 #: Where lines cannot be written over, a step has one at its beginning and one every tenth of it.
 LINES_A_STEP = 10
@@ -71,8 +71,7 @@ def follow_generation(client: Client, number: int, screen: Console, *, as_json: 
         return ended
     report = ended.report
     assert report is not None  # a generation that was promoted or refused has one
-    _say(
-        console,
+    say(
         f"generation {number}: {ended.version} {ended.state}, {report.challenger.accuracy:.1%} on "
         f"{report.challenger.num_images} holdout images; {'; '.join(report.reasons)}",
     )
@@ -159,7 +158,7 @@ def _lines(screen: Console) -> Iterator[Show]:
         last = step, tenth
         of_total = f" {job.done}/{job.total}" if job.total else ""
         known = f", {figures(job.metrics)}" if job.metrics is not None and step.startswith("train") else ""
-        _say(screen, f"generation {generation.number}: {step}{of_total}{known}")
+        say(f"generation {generation.number}: {step}{of_total}{known}", screen)
 
     yield show
 
@@ -172,10 +171,6 @@ def _json_lines(screen: Console) -> Show:
         heartless = generation.model_copy(update={"job": generation.job.model_copy(update={"updated_at": 0.0})})
         if heartless != last:
             last = heartless
-            _say(screen, generation.model_dump_json())
+            say(generation.model_dump_json(), screen)
 
     return show
-
-
-def _say(screen: Console, line: str) -> None:
-    screen.print(line, highlight=False, markup=False, soft_wrap=True)

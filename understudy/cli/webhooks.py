@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from understudy.cli.options import AsJson, Key, Url, examples
+from understudy.cli.output import console, errors, say, show_json, show_one
 from understudy.client import DEFAULT_URL, POLL_S, Client
 from understudy.errors import NotReady
 from understudy.records import Delivery, JobState, WebhookEvent, WebhookRequest
@@ -20,8 +20,6 @@ app = typer.Typer(
     help="Tell other programs what happens: add, list, ping and remove webhooks, see what was delivered.",
     no_args_is_help=True,
 )
-console = Console()
-errors = Console(stderr=True)
 
 #: A ping is answered within so long, or its delivery is looked at later.
 PING_S = 30.0
@@ -56,7 +54,7 @@ def add(
     with Client(url, key=key) as client:
         made = client.add_webhook(address, events=events, description=description)
     if as_json:
-        console.print_json(made.model_dump_json())
+        show_json(made)
         return
     _say_secret(made.secret, f"Webhook {made.id} is told of {', '.join(made.events)}.")
 
@@ -67,7 +65,7 @@ def every(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> N
     with Client(url, key=key) as client:
         known = client.webhooks()
     if as_json:
-        console.print_json(data=[each.model_dump(mode="json") for each in known])
+        show_json(known)
         return
     table = Table("id", "address", "events", "description", "made by")
     for each in known:
@@ -82,10 +80,7 @@ def remove(webhook_id: Id, as_json: AsJson = False, url: Url = DEFAULT_URL, key:
     """Tell it nothing more, also not what waits."""
     with Client(url, key=key) as client:
         removed = client.remove_webhook(webhook_id)
-    if as_json:
-        console.print_json(removed.model_dump_json())
-    else:
-        _say(f"webhook {removed.id} is removed")
+    show_one(removed, f"webhook {removed.id} is removed", as_json)
 
 
 @app.command(epilog=examples("understudy webhooks rotate 5f0c2a9e1b7d"))
@@ -94,7 +89,7 @@ def rotate(webhook_id: Id, as_json: AsJson = False, url: Url = DEFAULT_URL, key:
     with Client(url, key=key) as client:
         made = client.rotate_webhook(webhook_id)
     if as_json:
-        console.print_json(made.model_dump_json())
+        show_json(made)
         return
     _say_secret(made.secret, f"Webhook {made.id} has another secret; for 24 hours the old one signs too.")
 
@@ -110,10 +105,7 @@ def ping(webhook_id: Id, as_json: AsJson = False, url: Url = DEFAULT_URL, key: K
             sent = client.webhook_delivery(webhook_id, sent.id)
     if not sent.attempts:
         raise NotReady(f"delivery {sent.id} was not sent within {PING_S:.0f} s; does the reconciler run?")
-    if as_json:
-        console.print_json(sent.model_dump_json())
-    else:
-        _say(f"delivery {sent.id}: {_outcome(sent)}")
+    show_one(sent, f"delivery {sent.id}: {_outcome(sent)}", as_json)
     if sent.state != JobState.SUCCEEDED:
         raise typer.Exit(1)
 
@@ -130,7 +122,7 @@ def deliveries(
     with Client(url, key=key) as client:
         found = [each for each, _ in zip(client.webhook_deliveries(webhook_id), range(limit), strict=False)]
     if as_json:
-        console.print_json(data=[each.model_dump(mode="json") for each in found])
+        show_json(found)
         return
     table = Table("delivery", "event", "subject", "state", "attempts", "at", "outcome")
     for each in found:
@@ -154,10 +146,7 @@ def redeliver(
     """Send a delivery again, under the same id; one that waits for its next attempt is sent now."""
     with Client(url, key=key) as client:
         sent = client.redeliver(webhook_id, delivery_id)
-    if as_json:
-        console.print_json(sent.model_dump_json())
-    else:
-        _say(f"delivery {sent.id} of {sent.event} will be sent again")
+    show_one(sent, f"delivery {sent.id} of {sent.event} will be sent again", as_json)
 
 
 def _outcome(sent: Delivery) -> str:
@@ -167,13 +156,7 @@ def _outcome(sent: Delivery) -> str:
     return last.problem or f"answered {last.status} in {last.ms} ms"
 
 
-def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def _say_secret(secret: str, line: str) -> None:
     """The secret alone on standard output, so that a script can take it from there."""
-    _say(secret)
-    errors.print(
-        f"{line} Keep the secret now: it will never be shown again.", highlight=False, markup=False, soft_wrap=True
-    )
+    say(secret)
+    say(f"{line} Keep the secret now: it will never be shown again.", errors)

@@ -116,7 +116,7 @@ def test_the_help_of_every_command_teaches(name: str):
     assert examples, "give it `epilog=examples(...)` (understudy/cli/options.py)"
     assert all(example.startswith(f"understudy {name}") for example in examples)
 
-    shown = CliRunner().invoke(commands.app, [*name.split(), "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    shown = CliRunner().invoke(commands.app, [*name.split(), "--help"], env={"TERM": "dumb"})
 
     assert shown.exit_code == 0
     assert command.help.split("\n")[0] in shown.stdout
@@ -177,7 +177,7 @@ def test_the_reference_is_of_these_commands():
 
 def test_without_a_command_the_commands_are_shown():
     """All of them, and with which to start."""
-    shown = CliRunner().invoke(commands.app, [], env={"COLUMNS": "200", "TERM": "dumb"})
+    shown = CliRunner().invoke(commands.app, [], env={"TERM": "dumb"})
 
     assert set(COMMANDS.commands) >= {"up", "init", "ingest", "classify", "generate", "status", "demo"}
     assert all(name in shown.output for name in COMMANDS.commands)

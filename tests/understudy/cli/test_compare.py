@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from understudy import registry
 from understudy.catalog import Catalog
-from understudy.cli import commands, compare
 from understudy.records import ShardManifest, ShardMember
 from understudy.store import Store, manifest_key
 from understudy.testing import tiny_artifact
@@ -19,14 +19,9 @@ HOLDOUT = "holdout/a.tar"
 
 
 @pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run the command within this process, against the running service, on a wide screen."""
-    monkeypatch.setattr(compare.console, "width", 200)
-
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(commands.app, ["compare", *words, "--url", url], env={"COLUMNS": "200"})
-
-    return run
+def run(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Run one of the commands that are tested here."""
+    return partial(run, "compare")
 
 
 @pytest.fixture

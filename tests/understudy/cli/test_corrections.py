@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from understudy.annotations import reading
 from understudy.catalog import Catalog
-from understudy.cli import commands
 from understudy.cli.corrections import NOTE
 from understudy.client import Client, RequestFailed
 from understudy.errors import Conflict, NotFound
@@ -21,12 +19,6 @@ from understudy.store import Store, manifest_key
 from understudy.testing import picture
 
 FILES = {"csv": "labels.csv", "label-studio": "tasks.json", "cvat": "annotations.xml", "folder": ""}
-
-
-@pytest.fixture
-def run(url: str) -> Callable[..., Result]:
-    """Run a command against the running service."""
-    return lambda *words: CliRunner().invoke(commands.app, [*map(str, words), "--url", url])
 
 
 @pytest.fixture

@@ -8,23 +8,12 @@ from typer.testing import CliRunner, Result
 
 from understudy import registry
 from understudy.catalog import Catalog, versions
-from understudy.cli import commands, deployments
+from understudy.cli import commands
 from understudy.client import Client
 from understudy.errors import UnderstudyError
 from understudy.records import DeploymentState, VersionState
 from understudy.store import Store
 from understudy.testing import tiny_artifact
-
-
-@pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command within this process, against the running service, on a wide screen."""
-    monkeypatch.setattr(deployments.console, "width", 200)
-
-    def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(commands.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
-
-    return run
 
 
 @pytest.fixture
@@ -73,7 +62,7 @@ def test_without_a_challenger_on_the_traffic_there_is_none_to_take_off(run: Call
 )
 def test_wrong_words_are_named(words: list[str], said: str):
     """Exit code 2, before anything is asked of the service."""
-    result = CliRunner().invoke(commands.app, words, env={"COLUMNS": "200", "TERM": "dumb"})
+    result = CliRunner().invoke(commands.app, words, env={"TERM": "dumb"})
     assert result.exit_code == 2
     assert said in result.stderr
 

@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from understudy.catalog import Catalog, claims, generations, jobs, shards, versions
 from understudy.catalog.tables import JobRow
-from understudy.cli import commands, gate
 from understudy.errors import NotReady
 from understudy.records import (
     ClassGain,
@@ -27,17 +26,6 @@ from understudy.store import Store
 from understudy.testing import tiny_artifact, tiny_evaluation
 
 CLASSES = ("red", "green", "blue")
-
-
-@pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command within this process, against the running service, on a wide screen."""
-    monkeypatch.setattr(gate.console, "width", 200)
-
-    def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(commands.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
-
-    return run
 
 
 @pytest.fixture

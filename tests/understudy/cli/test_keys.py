@@ -27,12 +27,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command on a data folder of this test."""
     for name in ("UNDERSTUDY_CATALOG_URL", "UNDERSTUDY_DATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(key_commands.console, "width", 200)
 
     def run(*words: object) -> Result:
-        return CliRunner().invoke(
-            commands.app, ["keys", *map(str, words), "--data", str(tmp_path)], env={"COLUMNS": "200"}
-        )
+        return CliRunner().invoke(commands.app, ["keys", *map(str, words), "--data", str(tmp_path)])
 
     return run
 

@@ -5,23 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from understudy.cli import commands, labels
 from understudy.testing import picture
 
 
 @pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch, opened: Any, teaching: Any) -> Callable[..., Result]:
+def run(run: Callable[..., Result], opened: Any, teaching: Any) -> Callable[..., Result]:
     """Run a command within this process, where three images of a bucket are labeled."""
-    monkeypatch.setattr(labels.console, "width", 200)
     world = teaching(*opened)
     world.teacher()
     shard = world.shard("photos", [picture(0, 3, seed=i, size=8) for i in range(3)])
     world.label(shard, [[0.9, 0.05, 0.05], [0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
-
-    def run(command: str, *words: object) -> Result:
-        return CliRunner().invoke(commands.app, [command, *map(str, words), "--url", url], env={"COLUMNS": "200"})
 
     return run
 

@@ -3,16 +3,7 @@
 import json
 from collections.abc import Callable
 
-import pytest
-from typer.testing import CliRunner, Result
-
-from understudy.cli import commands
-
-
-@pytest.fixture
-def run(url: str) -> Callable[..., Result]:
-    """Run a command within this process, against the running service."""
-    return lambda *words: CliRunner().invoke(commands.app, [*words, "--url", url], env={"COLUMNS": "200"})
+from typer.testing import Result
 
 
 def test_a_pause_is_said_by_every_command(run: Callable[..., Result]):

@@ -4,15 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import Result
-from typer.testing import CliRunner
 
 from understudy import registry
 from understudy.catalog import Catalog
-from understudy.cli import commands
 from understudy.client import Client, RequestFailed
 from understudy.errors import Conflict, NotFound, Refused
 from understudy.store import Store, model_key
@@ -20,9 +19,9 @@ from understudy.testing import picture, tiny_artifact
 
 
 @pytest.fixture
-def run(url: str) -> Callable[..., Result]:
-    """Run the command against the running service."""
-    return lambda *words: CliRunner().invoke(commands.app, ["models", *map(str, words), "--url", url])
+def run(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Run one of the commands that are tested here."""
+    return partial(run, "models")
 
 
 def test_the_models_are_shown_with_what_they_are_worth(run: Callable[..., Result], promote: Callable[..., str]):

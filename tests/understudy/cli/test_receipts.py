@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from understudy import labels
 from understudy.catalog import Catalog, claims, jobs
 from understudy.catalog.tables import JobRow
-from understudy.cli import commands
 from understudy.records import JobKind, Outcome, ReceiptEntry
 from understudy.store import Store, receipt_key
 
 
 @pytest.fixture
-def run(url: str) -> Callable[..., Result]:
-    """Run the command against the running service."""
-    return lambda *words: CliRunner().invoke(commands.app, ["receipt", *words, "--url", url], env={"COLUMNS": "200"})
+def run(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Run the command that is tested here."""
+    return partial(run, "receipt")
 
 
 @pytest.fixture

@@ -9,16 +9,14 @@ from typer.testing import CliRunner, Result
 from understudy import recipes
 from understudy.catalog import Catalog
 from understudy.cli import commands
-from understudy.cli import recipes as recipes_command
 from understudy.cli.options import replaced_fields
 from understudy.errors import RecipeRefused
 from understudy.store import Store
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command within this process, on a wide screen."""
-    monkeypatch.setattr(recipes_command.console, "width", 300)
+def run() -> Callable[..., Result]:
+    """Run a command which asks no service."""
     return lambda *words: CliRunner().invoke(commands.app, [*map(str, words)])
 
 

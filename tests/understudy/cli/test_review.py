@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import termios
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from understudy.cli import commands, review
+from understudy.cli import review
 from understudy.cli.review import Asking
 from understudy.client import Client, RequestFailed
 from understudy.errors import Refused
@@ -33,14 +35,9 @@ def names(opened: Any, teaching: Any) -> list[str]:
 
 
 @pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> Callable[..., Result]:
-    """Run the command within this process."""
-    monkeypatch.setattr(review.console, "width", 200)
-
-    def run(*words: object) -> Result:
-        return CliRunner().invoke(commands.app, ["review", *map(str, words), "--url", url], env={"COLUMNS": "200"})
-
-    return run
+def run(run: Callable[..., Result], names: list[str]) -> Callable[..., Result]:
+    """Run the command where these images are labeled."""
+    return partial(run, "review")
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def press(url: str, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> Iterat
     """A person at the terminal who presses these keys, and names these classes where asked; gives what was shown."""
     with closing(Client(url)) as client:
 
-        def press(keys: str, *lines: str, by: ReviewOrder = ReviewOrder.UNCERTAIN) -> str:
+        def press(keys: Iterable[str], *lines: str, by: ReviewOrder = ReviewOrder.UNCERTAIN) -> str:
             pressed, said = iter(keys), iter(lines)
             with review.console.capture() as shown:
                 Asking(client, by, {}, lambda: next(pressed), lambda text: next(said)).run()
@@ -139,18 +136,32 @@ def test_the_end_of_a_conversation(press: Callable[..., str], names: list[str]):
     assert "1 reviewed; `understudy review --list`" in press("aq")
 
 
-def test_a_real_terminal(url: str, names: list[str]):
+def test_the_second_of_two_keys_at_once_is_for_an_image_that_nobody_has_seen(
+    press: Callable[..., str], names: list[str]
+):
+    """So it counts for nothing; and an arrow, which comes as three, is not the first of them."""
+    shown = press(["ra", "\x1b[A", "q"])
+    assert ": reject" in shown
+    assert "1 reviewed;" in shown
+
+
+def test_a_real_terminal(url: str, names: list[str], until: Callable[..., None]):
     """The command as people start it: it waits for keys, and each one is taken at once."""
     controller, terminal = os.openpty()
     command = [sys.executable, "-m", "understudy", "review", "--bucket", "photos", "--url", url]
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True) as process:
         os.close(terminal)
-        shown = b""
-        for wanted, key in ((b"q: end", b"a"), (b"accept as red", b""), (names[1].encode(), b"r"), (b": reject", b"q")):
-            while wanted not in shown:
-                shown += os.read(controller, 4096)
-            os.write(controller, key)
-        assert process.wait(60) == 0
+        try:
+            for said, key in ((names[0], b"a"), (f"accept as red\r\nphotos  {names[1]}", b"r"), (": reject\r\n", b"q")):
+                shown = b""
+                while b"q: end" not in shown:  # the last of what is shown before a key is waited for
+                    shown += os.read(controller, 4096)
+                assert said in shown.decode()
+                until(lambda: not termios.tcgetattr(controller)[3] & termios.ICANON)  # keys from before are dropped
+                os.write(controller, key)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
     os.close(controller)
     with Client(url) as client:
         assert [one.verdict for one in client.reviews()] == [Verdict.REJECT, Verdict.ACCEPT]

@@ -7,25 +7,17 @@ from collections.abc import Callable, Iterator
 
 import boto3
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from understudy import settings
 from understudy.catalog import Catalog, claims
 from understudy.catalog.tables import JobRow
-from understudy.cli import commands, sources
 from understudy.errors import UnderstudyError
 from understudy.settings import ServiceSettings, WorkerSettings
 from understudy.store import Store
 from understudy.testing import picture
 from worker.resources import Resources
 from worker.unpack import unpack
-
-
-@pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command within this process, against the running service, on a wide screen."""
-    monkeypatch.setattr(sources.console, "width", 200)
-    return lambda *words: CliRunner().invoke(commands.app, [*map(str, words), "--url", url], env={"COLUMNS": "200"})
 
 
 @pytest.fixture

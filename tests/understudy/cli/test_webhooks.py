@@ -3,14 +3,14 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from understudy.addresses import Allowance
 from understudy.catalog import Catalog
-from understudy.cli import commands, webhooks
 from understudy.client import Client
 from understudy.errors import UnderstudyError
 from understudy.settings import ServiceSettings
@@ -28,10 +28,9 @@ def service_settings(service_settings: ServiceSettings) -> ServiceSettings:
 
 
 @pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command within this process, against the running service, on a wide screen."""
-    monkeypatch.setattr(webhooks.console, "width", 250)
-    return lambda *words: CliRunner().invoke(commands.app, ["webhooks", *map(str, words), "--url", url])
+def run(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Run one of the commands that are tested here."""
+    return partial(run, "webhooks")
 
 
 @pytest.fixture
