@@ -24,9 +24,6 @@ from understudy.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-#: Each batch size is timed for so long when nobody is served yet: a dozen passes of an EfficientNet-B0 on a
-#: CPU. While somebody is served it is timed as briefly as can be.
-MEASURE_S = 0.15
 #: Stop making batches larger after so many doublings that gained nothing: two, for one may be noise.
 MAX_VAIN_DOUBLINGS = 2
 
@@ -95,7 +92,7 @@ class Loader:
             self.store,
             loaded,
             num_lanes=self._lanes_to_time(is_serving),
-            seconds_each=0.0 if is_serving else MEASURE_S,
+            seconds_each=self._seconds_each(is_serving),
             arena=True,
             remembered=self._variant_rates,
         )
@@ -116,7 +113,7 @@ class Loader:
 
     def _measure(self, narrow: Engine, wide: Engine | None, is_serving: bool) -> Timing:
         """Find how far doubling the batch gains anything; then time those sizes in turns, so that noise hits them all."""
-        seconds_each = 0.0 if is_serving else MEASURE_S
+        seconds_each = self._seconds_each(is_serving)
         timed = partial(tuning.measure, narrow, num_lanes=self._lanes_to_time(is_serving))
         sizes: list[int] = []
         best, num_vain, gain = 0.0, 0, tuning.min_batch_gain(narrow.provider)
@@ -135,6 +132,10 @@ class Loader:
         )
         is_lone_faster = wide is not None and tuning.is_faster_alone(wide, narrow, seconds_each=seconds_each)
         return Timing(chosen, is_lone_faster)
+
+    def _seconds_each(self, is_serving: bool) -> float:
+        """While somebody is served, as briefly as can be."""
+        return 0.0 if is_serving else self.settings.measure_s
 
     def _lanes_to_time(self, is_serving: bool) -> int:
         """All of them, unless they serve: what they are busy with would be timed too."""

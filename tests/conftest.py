@@ -76,6 +76,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="runs with --thorough"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _measured_briefly() -> Iterator[None]:
+    """No program that a test starts spends longer on timing a tiny model than on loading it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDERSTUDY_MEASURE_S", "0.01")
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL of this session's own, on a Unix socket; it need not survive a power cut."""

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     allowed_hooks: str = Field(
         "", description="private hosts and networks that webhooks may be on, with commas; empty: none"
     )
+    measure_s: float = Field(
+        0.15, ge=0, le=60, description="seconds to time an engine with each batch size while nobody waits for an answer"
+    )
     log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
 
     @field_validator("allowed_sources", "allowed_hooks")

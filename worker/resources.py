@@ -19,8 +19,8 @@ from worker.checkers import Checkers
 if TYPE_CHECKING:
     from understudy.engine import Engine
 
-#: Images in a batch on a CPU, at most, and the seconds for which each size up to it is tried.
-MAX_CPU_BATCH, MEASURE_S = 4, 0.15
+#: Images in a batch on a CPU, at most.
+MAX_CPU_BATCH = 4
 
 #: Tells the workers of one piece of work: a task's name and an id.
 Ring = Callable[[str, str | int], object]
@@ -76,8 +76,9 @@ class Resources:
         if engine.provider != "cpu":
             return self.settings.label_batch
         most = min(self.settings.label_batch, MAX_CPU_BATCH)
+        seconds = self.settings.measure_s
         tuned = tuning.tune(
-            engine, provider="cpu", num_lanes=self.cores, threads=1, max_batch=most, seconds_each=MEASURE_S
+            engine, provider="cpu", num_lanes=self.cores, threads=1, max_batch=most, seconds_each=seconds
         )
         return tuned.max_batch
 
