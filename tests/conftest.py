@@ -63,6 +63,7 @@ class _ByFileOrHouse(LoadFileScheduling):
         return "browser" if nodeid.startswith("tests/browser/") else str(super()._split_scope(nodeid))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
     """How ``-n`` shares the tests out, whatever ``--dist`` says."""
     return _ByFileOrHouse(config, log)

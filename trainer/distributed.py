@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from understudy.errors import SettingsRefused
+
 log = logging.getLogger(__name__)
 
 #: A process that does not come to a step for so long is taken for dead. A slow checkpoint takes seconds.
@@ -147,10 +149,23 @@ def _in_words() -> Iterator[None]:
 
 
 def device(name: str) -> str:
-    """The torch device that a process uses: each of several on a machine has a GPU of its own."""
+    """The torch device that a process uses: each of several on a machine has a GPU of its own.
+
+    Raises SettingsRefused for one that torch does not know or does not find on this machine.
+    """
+    if name != "auto":
+        _require(name)
     if distributed.is_torchelastic_launched() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{distributed.get_node_local_rank(0) % torch.cuda.device_count()}"
     return name
+
+
+def _require(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter is what a torch without CUDA raises
+        reason = str(error).splitlines()[0]
+        raise SettingsRefused(f"UNDERSTUDY_DEVICE={name!r} is not to be had here: {reason}") from error
 
 
 @contextmanager

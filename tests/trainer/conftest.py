@@ -130,7 +130,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Torch's threads stall each other on busy cores (see ``trainer/__main__.py``), and results depend on their number.
+    """Torch's threads stall each other on busy cores (see ``trainer/program.py``), and results depend on their number.
 
     Before each test: a command that a test runs in this process may have chosen another number.
     """

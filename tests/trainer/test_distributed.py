@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import __main__ as program
+from trainer import program
 from trainer.card import Training
 from trainer.distributed import Ranks
 from understudy.catalog import claims, generations, jobs

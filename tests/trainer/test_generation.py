@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trainer import __main__ as program
-from trainer import gate, generation, selection
+from trainer import gate, generation, program, selection
 from trainer.calibration import Calibration, is_calibration
 from trainer.card import Export, Training
 from trainer.plan import make_plan
