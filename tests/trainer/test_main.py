@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer import __main__
+
 
 @pytest.fixture
 def environment(sqlite_url: str, tmp_path: Path) -> dict[str, str]:
@@ -29,9 +31,12 @@ def test_it_waits_with_empty_hands_and_ends_when_told(environment: dict[str, str
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "abacus"])
-def test_a_device_that_is_not_here_is_said_at_once(environment: dict[str, str], device: str):
+def test_a_device_that_is_not_here_is_said_at_once(
+    environment: dict[str, str], device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """Not with the first generation, which may be days later."""
-    asked = environment | {"UNDERSTUDY_DEVICE": device}
-    ended = subprocess.run([sys.executable, "-m", "trainer"], env=asked, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert f"trainer: UNDERSTUDY_DEVICE='{device}' is not to be had here: " in ended.stderr
+    for name, value in (environment | {"UNDERSTUDY_DEVICE": device}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert __main__.main() == 2
+    assert f"trainer: UNDERSTUDY_DEVICE='{device}' is not to be had here: " in capsys.readouterr().err
