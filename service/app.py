@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -111,18 +111,17 @@ def create_app(settings: ServiceSettings, metrics: Metrics | None = None) -> Fas
 
 
 def _include(app: FastAPI, settings: ServiceSettings) -> None:
-    """Every noun's routes, each under the limit of what its requests may hold."""
-    answering = APIRouter(max_body_size=settings.max_request_bytes)
-    answering.include_router(classify.router)
-    answering.include_router(infer.router)
-    answering.include_router(trying.router)
-    asking = APIRouter(max_body_size=MAX_DOCUMENT_BYTES)
+    """Every noun's routes, each under the limit of what its requests may hold.
+
+    Straight into the application: FastAPI works the routes of a router within a router out twice.
+    """
+    for noun in (classify, infer, trying):
+        app.include_router(noun.router, max_body_size=settings.max_request_bytes)
+    for noun in (ingest, labeled):
+        app.include_router(noun.router)
+    app.include_router(uploads.router, max_body_size=uploads.MAX_PART_BYTES)
     for noun in ASKED:
-        asking.include_router(noun.router)
-    sending = APIRouter(max_body_size=uploads.MAX_PART_BYTES)
-    sending.include_router(uploads.router)
-    for router in (answering, ingest.router, labeled.router, sending, asking):
-        app.include_router(router)
+        app.include_router(noun.router, max_body_size=MAX_DOCUMENT_BYTES)
 
 
 class Application(FastAPI):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import json
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -127,8 +128,12 @@ class Client:
     ) -> None:
         self.url, self._patience_s = url.rstrip("/"), patience_s
         headers = {} if key is None else {"authorization": f"Bearer {_checked(key)}"}
+        # Without TLS the system's certificates need not be read, which takes longer than most answers.
+        verify = self.url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, mounts=_DIRECT, headers=headers)
+            self._http = httpx.Client(
+                base_url=self.url, timeout=timeout_s, mounts=_DIRECT, headers=headers, verify=verify
+            )
         except httpx.InvalidURL as error:
             raise SettingsRefused(f"{url!r} is no address ({error}); write it as {DEFAULT_URL}") from error
         self._was_there = False  # whether anybody has ever answered at this address
