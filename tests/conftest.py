@@ -71,7 +71,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileS
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What another test holds in a smaller way runs with ``--thorough`` only: all of it takes long on two cores."""
-    if not config.getoption("--thorough"):
+    if not (config.getoption("--thorough") or config.getoption("--composed")):
         for item in items:
             if item.get_closest_marker("thorough"):
                 item.add_marker(pytest.mark.skip(reason="runs with --thorough"))

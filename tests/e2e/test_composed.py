@@ -65,6 +65,7 @@ def pictures(folder: Path, count: int, *, in_folders: bool, first_seed: int) -> 
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.thorough  # on this machine tests/docs/test_guide.py turns the same loop
 def test_the_loop_turns_by_the_command_line(
     client: Client, understudy: Callable[..., str], tmp_path: Path, until: Callable[..., None]
 ):
