@@ -33,7 +33,7 @@ from understudy import images, labels, messages, registry, settings
 from understudy.catalog import Catalog, claims, jobs, shards, versions
 from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.client import Client
-from understudy.records import JobKind, ShardManifest
+from understudy.records import JobKind, ShardManifest, ShardMember
 from understudy.settings import ServiceSettings
 from understudy.shards import ShardWriter
 from understudy.store import Store, labels_key
@@ -279,6 +279,34 @@ def opened(service_settings: ServiceSettings) -> Iterator[tuple[Catalog, Store]]
     """The catalog and store of the service, for what other programs would do to them."""
     with closing(Catalog(service_settings.catalog_url)) as catalog:
         yield catalog, Store(service_settings.store_url)
+
+
+@pytest.fixture
+def labeled_set(opened: tuple[Catalog, Store]) -> None:
+    """A labeled set of two classes, two images each, as far as the catalog knows: without one no generation is opened."""
+    catalog, _ = opened
+    job = jobs.received(catalog, jobs.open_upload(catalog, JobKind.LABELED, params={}).id, [])
+    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
+    assert claim is not None
+    members = tuple(
+        ShardMember(
+            sha256=f"{i:064x}",
+            name=f"{i}.png",
+            offset=512,
+            num_bytes=1,
+            width=1,
+            height=1,
+            format="PNG",
+            class_name=name,
+        )
+        for i, name in enumerate(("red", "red", "green", "green"))
+    )
+    manifest = ShardManifest(
+        key="labeled/a.tar", sha256="1" * 64, num_bytes=4, split="labeled", bucket=None, members=members
+    )
+    shards.seal(catalog, claim, manifest, list(range(len(members))))
+    with catalog.write() as session:
+        jobs.succeed(session, claim, {})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sheets
+from benchmarks import kept, sheets
 from benchmarks.pipeline import report as pipeline
 from benchmarks.pipeline.ingest import IngestMeasurement
 from benchmarks.pipeline.selection import Cost, Figures
@@ -271,7 +271,7 @@ def test_the_pipelines_targets_are_judged_and_kept(tmp_path):
             Figures(50, Cost(50.0, 900.0, "b"), Cost(70.0, 1900.0, "b"), 1.4),
         ],
     )
-    (tmp_path / "kept.json").write_text(results.to_json())
+    kept.write(results, tmp_path / "kept.json")
 
     verdicts = {target.what: target.is_met for target in pipeline.targets(results)}
 
@@ -279,7 +279,7 @@ def test_the_pipelines_targets_are_judged_and_kept(tmp_path):
     assert verdicts["ingest of 4.9 GB: peak memory, MB"] is False
     assert verdicts["selection from 50 rows: time ÷ the bare query's"] is True
     assert verdicts["selection: time a row at 50 ÷ at 10"] is False
-    assert pipeline.read(tmp_path / "kept.json") == results
+    assert kept.read(pipeline.Results, tmp_path / "kept.json") == results
     pipeline.write(results, tmp_path / "RESULTS.md", {"processor": "a fast one"})
     assert "| 90,000 | 4,900 |" in (tmp_path / "RESULTS.md").read_text()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from understudy import settings
-from understudy.catalog import Catalog, claims, generations, jobs, shards
+from understudy.catalog import Catalog, claims, generations, shards
 from understudy.catalog.tables import JobRow, LabelSetRow
-from understudy.records import GateReport, JobKind, ShardManifest, ShardMember
+from understudy.records import GateReport
 from understudy.settings import ServiceSettings, WorkerSettings
 from understudy.store import Store
 from understudy.testing import picture, tiny_evaluation
@@ -39,12 +39,11 @@ def refuse(catalog: Catalog, job_id: str, version: str) -> None:
 
 @pytest.fixture
 def working(
-    opened: tuple[Catalog, Store], service_settings: ServiceSettings, serving: Callable[..., str]
+    opened: tuple[Catalog, Store], service_settings: ServiceSettings, serving: Callable[..., str], labeled_set: None
 ) -> Iterator[None]:
     """A champion that serves, a labeled set, and who does what waits: unpacking, labeling, training."""
     catalog, _ = opened
     champion = serving()
-    _take_a_labeled_set(catalog)
     shared = {name: getattr(service_settings, name) for name in ("data", "catalog_url", "store_url")}
     resources = Resources(*opened, settings.read(WorkerSettings, **shared, provider="cpu"), lambda task, work_id: None)
     stopped = threading.Event()
@@ -64,29 +63,6 @@ def working(
     yield
     stopped.set()
     thread.join()
-
-
-def _take_a_labeled_set(catalog: Catalog) -> None:
-    """One image, as far as the catalog knows."""
-    job = jobs.received(catalog, jobs.open_upload(catalog, JobKind.LABELED, params={}).id, [])
-    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
-    assert claim is not None
-    facts = {
-        "sha256": "0" * 64,
-        "name": "a.png",
-        "offset": 512,
-        "num_bytes": 1,
-        "width": 1,
-        "height": 1,
-        "format": "PNG",
-    }
-    manifest = ShardManifest(
-        key="labeled/a.tar", sha256="1" * 64, num_bytes=1, split="labeled", bucket=None,
-        members=(ShardMember(**facts, class_name="red"),),  # type: ignore[arg-type]
-    )  # fmt: skip
-    shards.seal(catalog, claim, manifest, [0])
-    with catalog.write() as session:
-        jobs.succeed(session, claim, {})
 
 
 @pytest.mark.usefixtures("working")

@@ -1,9 +1,12 @@
 """The benchmark of accuracy as far as it can be wrong without a figure looking odd: its sets, its verdicts, its arithmetic."""
 
+import copy
+
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks import kept
 from benchmarks.training import report, sets
 from benchmarks.training.__main__ import Bench, app
 from benchmarks.training.chain import CONTROL, FIRST, SECOND, TEACHER, Arm
@@ -53,10 +56,10 @@ def test_a_gain_beyond_its_spread_passes(results):
 
 def test_what_was_kept_is_read_again_and_reported(results, tmp_path):
     """A killed run goes on with what it had, and the report names set, machine and ablation."""
-    kept = tmp_path / "figures.json"
-    kept.write_text(results.to_json())
-    assert report.read(kept) == results
-    report.write(report.read(kept), tmp_path / "RESULTS.md")
+    kept.write(results, tmp_path / "figures.json")
+    again = kept.read(Results, tmp_path / "figures.json")
+    assert again == results
+    report.write(again, tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
     assert "## digits" in text
     assert "- cores: 2" in text
@@ -86,10 +89,10 @@ def test_every_setting_is_a_recipe():
 
 def test_what_was_measured_before_is_not_measured_again(results, tmp_path):
     """A seed that is in the kept figures leaves no trace: no model, no file, the same figures."""
-    before = results.to_json()
+    before = copy.deepcopy(results)
     bench = Bench(results, tmp_path, is_quick=True, keep=tmp_path / "figures.json", console=Console(quiet=True))
     bench.measure("digits", 0, with_ablations=True, has_second=True)
-    assert results.to_json() == before
+    assert results == before
     assert list(tmp_path.iterdir()) == []
 
 

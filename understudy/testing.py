@@ -7,7 +7,8 @@ trained one. It knows nothing of training, so it needs no torch.
 import colorsys
 import hashlib
 import io
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -181,3 +182,13 @@ def _expected(pixels: Pixels, weight: npt.NDArray[np.float32], bias: npt.NDArray
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
+
+
+def zipped(files: Mapping[str, bytes]) -> io.BytesIO:
+    """Files as a zip archive to send."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    packed.seek(0)
+    return packed

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import machine, sheets
+from benchmarks import kept, machine, sheets
 from benchmarks.pipeline import catalog, ingest, labeling, report, selection
 from benchmarks.pipeline.report import Results
 from benchmarks.serving import photos
@@ -76,10 +76,10 @@ def main(
         console.print(
             f"[yellow]this machine is not idle (load {os.getloadavg()[0]:.1f}); figures will be poor[/yellow]"
         )
-    results = report.read(keep) if keep is not None and keep.exists() else Results()
+    results = kept.read(Results, keep) if keep is not None and keep.exists() else Results()
     measure(results, QUICK if quick else FULL, parts.split(","), folder, console)
     if keep is not None:
-        keep.write_text(results.to_json())
+        kept.write(results, keep)
     sheets.show(report.every(results), console)
     if write is not None:
         report.write(results, write, described)

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from benchmarks import sheets
 from benchmarks.pipeline.catalog import CatalogFigures
 from benchmarks.pipeline.ingest import IngestMeasurement
@@ -31,18 +29,6 @@ class Results:
     selection: list[Figures] = field(default_factory=list)
     looking: Answers | None = None
     catalog: CatalogFigures | None = None
-
-    def to_json(self) -> str:
-        """For ``read``."""
-        return _RESULTS.dump_json(self, indent=1).decode()
-
-
-_RESULTS = TypeAdapter(Results)
-
-
-def read(path: Path) -> Results:
-    """What was measured before."""
-    return _RESULTS.validate_json(path.read_bytes())
 
 
 def every(results: Results) -> list[Sheet]:

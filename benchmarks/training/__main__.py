@@ -16,7 +16,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import machine, sheets
+from benchmarks import kept, machine, sheets
 from benchmarks.training import report
 from benchmarks.training.chain import Arm, Chain
 from benchmarks.training.report import Results
@@ -55,7 +55,11 @@ def main(
             console.print(f"--{option} {min(unknown)!r}: choose of {', '.join(SETTINGS)}", highlight=False)
             raise typer.Exit(2)
     torch.set_num_threads(threads)
-    results = report.read(keep) if keep is not None and keep.exists() else Results(described=machine.describe(PACKAGES))
+    results = (
+        kept.read(Results, keep)
+        if keep is not None and keep.exists()
+        else Results(described=machine.describe(PACKAGES))
+    )
     bench = Bench(results, folder, quick, keep, console)
     for name in names.split(","):
         chosen = [int(seed) for seed in seeds.split(",")] if seeds else list(SETTINGS[name].seeds)
@@ -107,7 +111,7 @@ class Bench:
         """The whole file or none of it: a run may be killed at any moment."""
         if self.keep is not None:
             beside = self.keep.with_name(f"{self.keep.name}.new")
-            beside.write_text(self.results.to_json())
+            kept.write(self.results, beside)
             beside.replace(self.keep)
 
 

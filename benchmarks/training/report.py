@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from benchmarks import sheets
 from benchmarks.sheets import Sheet, Target, at_least
 from benchmarks.training.chain import CONTROL, FIRST, SECOND, TEACHER, Arm
@@ -25,18 +23,6 @@ class Results:
     chains: dict[str, dict[int, Arms]] = field(default_factory=dict)
     ablations: dict[str, dict[int, Arms]] = field(default_factory=dict)
     described: dict[str, str] = field(default_factory=dict)  #: the machine, when the first of them was measured
-
-    def to_json(self) -> str:
-        """For ``read``."""
-        return _RESULTS.dump_json(self, indent=1).decode()
-
-
-_RESULTS = TypeAdapter(Results)
-
-
-def read(path: Path) -> Results:
-    """What was measured before."""
-    return _RESULTS.validate_json(path.read_bytes())
 
 
 def every(results: Results) -> list[Sheet]:

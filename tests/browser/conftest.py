@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from understudy import local
 from understudy.client import Client
 from understudy.local import Stack
 from understudy.records import GenerationRequest
-from understudy.testing import picture
+from understudy.testing import picture, zipped
 
 CLASSES = ("amber", "jade", "lilac")
 #: Any of these draws the pages. Debian's is a package: apt-get install chromium.
@@ -47,15 +46,6 @@ class House:
         return self.stack.dashboard_url
 
 
-def _zipped(files: dict[str, bytes]) -> io.BytesIO:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    packed.seek(0)
-    return packed
-
-
 @pytest.fixture(scope="session")
 def archive() -> Callable[..., io.BytesIO]:
     """An archive of coloured pictures: in a folder a class, or in none; one more that is none, if wanted."""
@@ -68,7 +58,7 @@ def archive() -> Callable[..., io.BytesIO]:
             c, seed = i % len(CLASSES), first_seed + i
             folder = f"{CLASSES[c]}/" if in_folders else ""
             files[f"{folder}{seed}.png"] = picture(c, len(CLASSES), seed=seed, size=16, noise=60)
-        return _zipped(files)
+        return zipped(files)
 
     return made
 

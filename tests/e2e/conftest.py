@@ -3,7 +3,6 @@
 import io
 import socket
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from understudy import local
 from understudy.client import Client
 from understudy.local import Stack
-from understudy.testing import picture
+from understudy.testing import picture, zipped
 
 CLASSES = ("amber", "jade", "lilac")
 
@@ -55,16 +54,6 @@ def client(stack: Stack) -> Iterator[Client]:
     """A client of the running system."""
     with Client(stack.url) as connected:
         yield connected
-
-
-def zipped(files: dict[str, bytes]) -> io.BytesIO:
-    """Files as a zip archive to send."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    packed.seek(0)
-    return packed
 
 
 @pytest.fixture

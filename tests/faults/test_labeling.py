@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import os
 import random
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from understudy.catalog.tables import LabelSetRow
 from understudy.records import JobKind, JobState, Upload
 from understudy.settings import WorkerSettings
 from understudy.store import Store, upload_key
-from understudy.testing import picture, tiny_artifact
+from understudy.testing import picture, tiny_artifact, zipped
 from worker import reconcile
 from worker.label import label
 from worker.resources import Resources
@@ -67,14 +65,12 @@ class World:
 
     def send(self, num_images: int, bucket: str = "b") -> None:
         """Upload and unpack so many new images, four a shard."""
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as file:
-            for number in range(self.num_sent, self.num_sent + num_images):
-                file.writestr(f"{number}.png", picture(number % 3, 3, seed=number, size=16))
+        numbers = range(self.num_sent, self.num_sent + num_images)
+        archive = zipped({f"{n}.png": picture(n % 3, 3, seed=n, size=16) for n in numbers}).getvalue()
         self.num_sent += num_images
         job = jobs.open_upload(self.catalog, JobKind.INGEST, bucket=bucket, params={})
-        self.store.put(upload_key(job.id, 0), archive.getvalue())
-        upload = Upload(key=upload_key(job.id, 0), name="a.zip", num_bytes=archive.tell(), split="unlabeled")
+        self.store.put(upload_key(job.id, 0), archive)
+        upload = Upload(key=upload_key(job.id, 0), name="a.zip", num_bytes=len(archive), split="unlabeled")
         jobs.received(self.catalog, job.id, [upload])
         unpack(self.resources(), job.id)
         assert jobs.get(self.catalog, job.id).state is JobState.SUCCEEDED

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.catalog import Catalog, claims, jobs, shards
-from understudy.catalog.tables import JobRow
-from understudy.records import JobKind, ShardManifest, ShardMember
 from understudy.settings import ServiceSettings
-from understudy.store import Store
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 #: Test cases of each operation and phase, and so many with --thorough: some minutes on two cores.
@@ -25,27 +21,9 @@ def service_settings(service_settings: ServiceSettings, postgres_database: str) 
     return service_settings.model_copy(update={"catalog_url": postgres_database})
 
 
-@pytest.fixture
-def with_labeled_set(opened: tuple[Catalog, Store]) -> None:
-    """A labeled set in the catalog, so that a generation can be opened."""
-    catalog, _ = opened
-    job = jobs.open_upload(catalog, JobKind.LABELED, bucket=None, params={})
-    jobs.received(catalog, job.id, [])
-    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
-    assert claim is not None
-    members = tuple(
-        ShardMember(
-            sha256=f"{i:064x}", name=f"{i}.png", offset=0, num_bytes=1, width=1, height=1, format="PNG", class_name=name
-        )
-        for i, name in enumerate("aabb")
-    )
-    manifest = ShardManifest(key="k", sha256="0" * 64, num_bytes=4, split="labeled", bucket=None, members=members)
-    shards.seal(catalog, claim, manifest, list(range(len(members))))
-
-
 @pytest.mark.timeout(280)
 def test_no_answer_is_a_5xx_or_one_that_the_schema_does_not_allow(
-    url: str, serving: Callable[..., str], with_labeled_set: None, tmp_path: Path, pytestconfig: pytest.Config
+    url: str, serving: Callable[..., str], labeled_set: None, tmp_path: Path, pytestconfig: pytest.Config
 ):
     """Examples, boundary values, random values right and wrong, and sequences of calls: all checks hold."""
     serving()

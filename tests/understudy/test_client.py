@@ -18,7 +18,7 @@ import pytest
 
 from understudy import labels
 from understudy.annotations import reading
-from understudy.catalog import Catalog, claims, jobs, shards
+from understudy.catalog import Catalog, claims, jobs
 from understudy.catalog.tables import JobRow
 from understudy.client import Client, RequestFailed
 from understudy.errors import NotReady, SettingsRefused, UnderstudyError
@@ -32,8 +32,6 @@ from understudy.records import (
     Outcome,
     Problem,
     ReceiptEntry,
-    ShardManifest,
-    ShardMember,
 )
 from understudy.settings import ServiceSettings
 from understudy.store import Store, receipt_key, weights_key
@@ -185,22 +183,6 @@ def test_a_receipt_is_read_to_its_end_page_by_page(client: Client, opened: Opene
     assert list(client.receipt(job.id)) == lines
     assert next(client.receipt(job.id, first=2042)) == lines[2042]
     assert client.wait_for_job(job.id).state == JobState.SUCCEEDED
-
-
-@pytest.fixture
-def labeled_set(opened: Opened) -> None:
-    """A labeled set of one image, as far as the catalog knows."""
-    catalog, _ = opened
-    job = jobs.received(catalog, jobs.open_upload(catalog, JobKind.LABELED, params={}).id, [])
-    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
-    assert claim is not None
-    member = ShardMember(
-        sha256="0" * 64, name="a.png", offset=512, num_bytes=1, width=1, height=1, format="PNG", class_name="red"
-    )
-    manifest = ShardManifest(
-        key="labeled/a.tar", sha256="1" * 64, num_bytes=1, split="labeled", bucket=None, members=(member,)
-    )
-    shards.seal(catalog, claim, manifest, [0])
 
 
 @pytest.mark.usefixtures("labeled_set")

@@ -9,25 +9,13 @@ from understudy import pseudo_labels
 from understudy.catalog import buckets, label_sets
 from understudy.errors import LabelSetRefused, NoChampion, NotFound, Refused
 from understudy.label_records import LabelOrder, LabelSort, PreviewRequest
-from understudy.pseudo_labels import Cursor, Filters, Looking
+from understudy.pseudo_labels import Cursor, Filters
 from understudy.records import ReliabilityBin
 from understudy.testing import picture, tiny_evaluation
 from understudy.thresholds import Answers
 from understudy.tripwires import Agreement
 
 CLASSES = ("red", "green", "blue")
-
-
-@pytest.fixture
-def world(teaching, sqlite_catalog, local_store):
-    """Pseudo-labels can be published here."""
-    return teaching(sqlite_catalog, local_store)
-
-
-@pytest.fixture
-def looking(sqlite_catalog, local_store, tmp_path):
-    """Where they are looked at."""
-    return Looking(sqlite_catalog, local_store, tmp_path / "spool", threads=1)
 
 
 def pictures(num, seed=0):

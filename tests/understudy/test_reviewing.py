@@ -10,24 +10,12 @@ from understudy import pseudo_labels, reviewing
 from understudy.catalog import reviews
 from understudy.errors import Conflict, NoChampion, NotFound, Refused
 from understudy.label_records import PreviewRequest
-from understudy.pseudo_labels import Filters, Looking
+from understudy.pseudo_labels import Filters
 from understudy.review_records import Decision, ReviewOrder, ReviewRequest, Verdict
 from understudy.reviewing import Asked
 from understudy.testing import picture
 
 CLASSES = ("red", "green", "blue")
-
-
-@pytest.fixture
-def world(teaching, sqlite_catalog, local_store):
-    """Pseudo-labels can be published here."""
-    return teaching(sqlite_catalog, local_store)
-
-
-@pytest.fixture
-def looking(sqlite_catalog, local_store, tmp_path):
-    """Where they are looked at."""
-    return Looking(sqlite_catalog, local_store, tmp_path / "spool", threads=1)
 
 
 def pictures(num, seed=0):

@@ -4,7 +4,6 @@ import io
 import ssl
 import tarfile
 import threading
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from understudy.catalog.tables import JobRow, LabelSetRow
 from understudy.records import Job, JobKind, ModelCard, ReceiptEntry, Upload
 from understudy.settings import WorkerSettings
 from understudy.store import Store, upload_key
-from understudy.testing import tiny_artifact
+from understudy.testing import tiny_artifact, zipped
 from worker.checkers import Checkers
 from worker.resources import Resources
 
@@ -105,11 +104,7 @@ def send(resources: Resources) -> Send:
 
 
 def zip_of(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
+    return zipped(files).getvalue()
 
 
 def tar_of(files: Mapping[str, bytes], mode: str = "w") -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from typer.testing import Result
 
-from understudy.catalog import Catalog, claims, generations, jobs, shards, versions
+from understudy.catalog import Catalog, claims, generations, versions
 from understudy.catalog.tables import JobRow
 from understudy.errors import NotReady
 from understudy.records import (
@@ -15,35 +15,14 @@ from understudy.records import (
     GateReport,
     GenerationRequest,
     Interval,
-    JobKind,
     Look,
     PastLook,
     Rule,
-    ShardManifest,
-    ShardMember,
 )
 from understudy.store import Store
 from understudy.testing import tiny_artifact, tiny_evaluation
 
 CLASSES = ("red", "green", "blue")
-
-
-@pytest.fixture
-def labeled_set(opened: tuple[Catalog, Store]) -> None:
-    """A labeled set of one image, as far as the catalog knows: without one no generation is opened."""
-    catalog = opened[0]
-    job = jobs.received(catalog, jobs.open_upload(catalog, JobKind.LABELED, params={}).id, [])
-    claim = claims.claim(catalog, JobRow, job.id, lease_s=60)
-    assert claim is not None
-    member = ShardMember(
-        sha256="0" * 64, name="a.png", offset=512, num_bytes=1, width=1, height=1, format="PNG", class_name="red"
-    )
-    manifest = ShardManifest(
-        key="labeled/a.tar", sha256="1" * 64, num_bytes=1, split="labeled", bucket=None, members=(member,)
-    )
-    shards.seal(catalog, claim, manifest, [0])
-    with catalog.write() as session:
-        jobs.succeed(session, claim, {})
 
 
 @pytest.fixture
