@@ -4,7 +4,6 @@ Torch and its kin take ten seconds of a core and a gigabyte of memory, so they a
 """
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -44,7 +43,7 @@ def run(read: TrainerSettings) -> int:
 
 def _is_needed_at_once(read: TrainerSettings) -> bool:
     """Whether torchrun has started several that meet, or something was asked for that may be missing here."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or read.device not in ("auto", "cpu") or bool(read.mlflow_url)
+    return settings.is_one_of_several() or read.device not in ("auto", "cpu") or bool(read.mlflow_url)
 
 
 def _is_awaited(read: TrainerSettings, stopping: threading.Event) -> bool:

@@ -270,6 +270,11 @@ def threads_asked() -> int | None:
     return int(said) if said.isdecimal() else None
 
 
+def is_one_of_several() -> bool:
+    """Whether torchrun has started this process, with others that it trains with."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def stop_celery_softly() -> None:
     """Make SIGTERM stop a Celery worker as SIGQUIT does. Celery reads this when its worker is imported: call it before.
 

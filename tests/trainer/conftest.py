@@ -155,7 +155,13 @@ def _png(pixels: Any, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def quick_to_onnx(model: Served, size: int) -> bytes:
+@pytest.fixture(scope="session")
+def quick_to_onnx() -> Callable[[Served, int], bytes]:
+    """The second exporter."""
+    return _quick_to_onnx
+
+
+def _quick_to_onnx(model: Served, size: int) -> bytes:
     """As :func:`trainer.export.to_onnx`, by torch's former exporter, which takes 0.2 s instead of 4 for a tiny student.
 
     ``test_export.py`` holds both to the same; a generation proves each artifact against torch besides.
@@ -178,7 +184,7 @@ def quick_to_onnx(model: Served, size: int) -> bytes:
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generations of this test export quickly. The first one of all is exported as everywhere."""
-    monkeypatch.setattr(export, "to_onnx", quick_to_onnx)
+    monkeypatch.setattr(export, "to_onnx", _quick_to_onnx)
 
 
 @pytest.fixture
