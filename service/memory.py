@@ -4,13 +4,12 @@ After an engine of a hundred megabytes has gone, nobody wants it again. It knows
 """
 
 import ctypes
-import ctypes.util
 import gc
 import sys
 
 
 def freeze() -> None:
-    """Exempt what is there now from collection: it stays, and need not be looked through in the middle of a request.
+    """Exempt what this process has now from collection: it stays, and need not be looked through in the middle of a request.
 
     Python puts a full collection off until a quarter as much has been added as the last one left. Without the second
     one here that would be a quarter of what was frozen: a whole day's requests, and the engines that they hold.
@@ -28,7 +27,7 @@ def release() -> None:
 
 def trim() -> None:
     """Return the free pages of the C library's heaps to the system. Takes milliseconds; elsewhere than on glibc, nothing."""
-    if sys.platform == "linux" and (name := ctypes.util.find_library("c")) is not None:
-        release = getattr(ctypes.CDLL(name), "malloc_trim", None)
+    if sys.platform == "linux":
+        release = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if release is not None:
             release(0)

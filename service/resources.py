@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import itertools
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,6 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from service import memory
 from service.admission import Admission, Rate
 from service.batcher import Lanes
 from service.bodies import Budget
@@ -66,8 +64,6 @@ async def opened(settings: ServiceSettings, metrics: Metrics) -> AsyncIterator[S
         trier, previewer = Trier(catalog, store), Previewer()
         stack.callback(trier.close)
         stack.callback(previewer.close)
-        memory.freeze()
-        stack.callback(gc.unfreeze)
         yield State(
             settings,
             catalog,

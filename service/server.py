@@ -11,12 +11,14 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from service import memory
 from service.app import create_app
 from service.connections import BoundedProtocol, Connections
 from service.listening import address_of
@@ -40,7 +42,7 @@ def run(settings: ServiceSettings, bound: socket.socket) -> None:
     stop_tracing = (
         telemetry.start_tracing(settings.otlp_endpoint, "understudy-service") if settings.otlp_endpoint else None
     )
-    server = build(settings, max_connections=_connections_within(settings.max_connections))
+    server = build(settings, max_connections=_connections_within(settings.max_connections), on_started=memory.freeze)
     try:
         server.run(sockets=[bound])
     finally:
@@ -48,8 +50,13 @@ def run(settings: ServiceSettings, bound: socket.socket) -> None:
             stop_tracing()
 
 
-def build(settings: ServiceSettings, *, max_connections: int | None = None) -> "Server":
-    """The server for one set of settings. ``max_connections`` overrides the settings' where files are fewer."""
+def build(
+    settings: ServiceSettings, *, max_connections: int | None = None, on_started: Callable[[], None] = lambda: None
+) -> "Server":
+    """The server for one set of settings.
+
+    ``max_connections`` overrides the settings' where files are fewer; ``on_started`` is called when all is open.
+    """
     metrics = Metrics(environment.metrics_folder())
     connections = Connections(
         header_timeout_s=settings.header_timeout_s,
@@ -69,7 +76,7 @@ def build(settings: ServiceSettings, *, max_connections: int | None = None) -> "
         timeout_graceful_shutdown=settings.grace_s,
         server_header=False,
     )
-    return Server(config, app.state, connections, drain_s=settings.drain_s)
+    return Server(config, app.state, connections, drain_s=settings.drain_s, on_started=on_started)
 
 
 def _connections_within(wanted: int) -> int:
@@ -88,8 +95,17 @@ def _connections_within(wanted: int) -> int:
 class Server(uvicorn.Server):
     """uvicorn's server, which stops in the order above. ``state`` is the application's."""
 
-    def __init__(self, config: uvicorn.Config, state: Any, connections: Connections, *, drain_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: Any,
+        connections: Connections,
+        *,
+        drain_s: float,
+        on_started: Callable[[], None],
+    ) -> None:
         super().__init__(config)
+        self._on_started = on_started
         self._state, self._connections, self._drain_s = state, connections, drain_s
         self._stop_at: float | None = None  # None: no signal has come
 
@@ -107,6 +123,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._on_started()
         for bound in sockets or []:
             log.info("serving on %s", address_of(bound))
 

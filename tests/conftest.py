@@ -4,6 +4,7 @@ PostgreSQL, Redis and S3 once a session; the service, with tiny real ONNX models
 """
 
 import asyncio
+import gc
 import hashlib
 import importlib.util
 import itertools
@@ -75,6 +76,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("thorough"):
                 item.add_marker(pytest.mark.skip(reason="runs with --thorough"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported and collected stays: no collection of garbage, of which services make many, need look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
