@@ -4,6 +4,7 @@ SIGTERM or Ctrl-C: ``/readyz`` answers 503 from now on; ``drain_s`` seconds late
 was accepted is answered within ``grace_s``; then the process ends with 0. A second signal ends it at once, with 1.
 """
 
+import gc
 import logging
 import os
 import resource
@@ -46,6 +47,7 @@ def run(settings: ServiceSettings, bound: socket.socket) -> None:
     try:
         server.run(sockets=[bound])
     finally:
+        gc.unfreeze()  # libraries that look at their leaks when the process ends would find what is frozen
         if stop_tracing is not None:
             stop_tracing()
 
@@ -102,7 +104,7 @@ class Server(uvicorn.Server):
         connections: Connections,
         *,
         drain_s: float,
-        on_started: Callable[[], None],
+        on_started: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
         self._on_started = on_started

@@ -84,6 +84,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Libraries that look at their leaks when the process ends would find what is frozen."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _measured_briefly() -> Iterator[None]:
     """No program that a test starts spends longer on timing a tiny model than on loading it."""
