@@ -19,12 +19,12 @@ help: ## Show what there is to make
 demo: $(INSTALLED) ## Watch the whole loop turn on this machine (about 2 minutes after installing)
 	@$(BIN)/understudy demo $(ARGS)
 
-test: $(INSTALLED) ## Check style, types and everything else (about 20 minutes on two cores after installing; longer with ARGS=--thorough)
+test: $(INSTALLED) ## Check style, types and everything else (about 13 minutes on two cores after installing; longer with ARGS=--thorough)
 	@echo "== style and types (about 1 minute) =="
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@echo "== tests, with a real Redis, PostgreSQL and worker processes started by themselves (about 20 minutes on two cores, $(JOBS) at a time) =="
+	@echo "== tests, with a real Redis, PostgreSQL and worker processes started by themselves (about 13 minutes on two cores, $(JOBS) at a time) =="
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## Mend what can be mended by itself, and show the rest
