@@ -1,5 +1,6 @@
 """``python -m dashboard``: show the pages until told to stop."""
 
+import signal
 import sys
 
 import uvicorn
@@ -21,8 +22,13 @@ def main() -> int:
         print(refused, file=sys.stderr)
         return 2
     telemetry.configure_logging(chosen.log_format)
+    pages = create_app(chosen)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, lambda *_: None
+        )  # uvicorn ends on them, then raises them again: an end as asked is exit code 0
     uvicorn.run(
-        create_app(chosen),
+        pages,
         host=chosen.host,
         port=chosen.port,
         log_config=None,
