@@ -12,7 +12,6 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -43,7 +42,8 @@ def run(settings: ServiceSettings, bound: socket.socket) -> None:
     stop_tracing = (
         telemetry.start_tracing(settings.otlp_endpoint, "understudy-service") if settings.otlp_endpoint else None
     )
-    server = build(settings, max_connections=_connections_within(settings.max_connections), on_started=memory.freeze)
+    server = build(settings, max_connections=_connections_within(settings.max_connections))
+    memory.freeze()  # before an engine is loaded, which is to go one day
     try:
         server.run(sockets=[bound])
     finally:
@@ -52,13 +52,8 @@ def run(settings: ServiceSettings, bound: socket.socket) -> None:
             stop_tracing()
 
 
-def build(
-    settings: ServiceSettings, *, max_connections: int | None = None, on_started: Callable[[], None] = lambda: None
-) -> "Server":
-    """The server for one set of settings.
-
-    ``max_connections`` overrides the settings' where files are fewer; ``on_started`` is called when all is open.
-    """
+def build(settings: ServiceSettings, *, max_connections: int | None = None) -> "Server":
+    """The server for one set of settings. ``max_connections`` overrides the settings' where files are fewer."""
     metrics = Metrics(environment.metrics_folder())
     connections = Connections(
         header_timeout_s=settings.header_timeout_s,
@@ -78,7 +73,7 @@ def build(
         timeout_graceful_shutdown=settings.grace_s,
         server_header=False,
     )
-    return Server(config, app.state, connections, drain_s=settings.drain_s, on_started=on_started)
+    return Server(config, app.state, connections, drain_s=settings.drain_s)
 
 
 def _connections_within(wanted: int) -> int:
@@ -97,17 +92,8 @@ def _connections_within(wanted: int) -> int:
 class Server(uvicorn.Server):
     """uvicorn's server, which stops in the order above. ``state`` is the application's."""
 
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        state: Any,
-        connections: Connections,
-        *,
-        drain_s: float,
-        on_started: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, state: Any, connections: Connections, *, drain_s: float) -> None:
         super().__init__(config)
-        self._on_started = on_started
         self._state, self._connections, self._drain_s = state, connections, drain_s
         self._stop_at: float | None = None  # None: no signal has come
 
@@ -125,7 +111,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_started()
         for bound in sockets or []:
             log.info("serving on %s", address_of(bound))
 
