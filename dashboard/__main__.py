@@ -23,10 +23,9 @@ def main() -> int:
         return 2
     telemetry.configure_logging(chosen.log_format)
     pages = create_app(chosen)
+    # uvicorn ends on these, and then raises them again: an end as asked is exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            number, lambda *_: None
-        )  # uvicorn ends on them, then raises them again: an end as asked is exit code 0
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         pages,
         host=chosen.host,

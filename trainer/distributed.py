@@ -153,10 +153,10 @@ def device(name: str) -> str:
 
     Raises SettingsRefused for one that torch does not know or does not find on this machine.
     """
-    if name != "auto":
-        _require(name)
     if distributed.is_torchelastic_launched() and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{distributed.get_node_local_rank(0) % torch.cuda.device_count()}"
+        name = f"cuda:{distributed.get_node_local_rank(0) % torch.cuda.device_count()}"
+    if name != "auto":  # its own: on another's GPU even an empty tensor takes hundreds of megabytes
+        _require(name)
     return name
 
 
