@@ -37,7 +37,7 @@ def main(
     ] = None,
     ablations: Annotated[
         str, typer.Option(help="sets of which also first students without noise, … are trained, at the first seed")
-    ] = "digits,fashion-mnist",
+    ] = ",".join(SETTINGS),
     second_at: Annotated[
         str | None, typer.Option(help="seeds at which a second student is trained, such as 0; else at all")
     ] = None,
