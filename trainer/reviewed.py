@@ -10,7 +10,7 @@ from understudy import labels
 from understudy.catalog import Catalog, reviews
 from understudy.errors import Refused
 from understudy.records import Record, Sha256
-from understudy.store import Store, generation_key
+from understudy.store import Store, reviewed_key
 
 
 class Reviewed(Record):
@@ -45,7 +45,7 @@ def freeze(catalog: Catalog, store: Store, generation: int) -> tuple[Reviewed, d
     table = labels.table(columns, **dict.fromkeys(columns, "string"))
     file = labels.table_to_parquet(table)
     digest = hashlib.sha256(file).hexdigest()
-    store.put(file_key(generation, digest), file)
+    store.put(reviewed_key(generation, digest), file)
     counts: dict[str, int] = {}
     for one in joining:
         counts[one.class_name] = counts.get(one.class_name, 0) + 1
@@ -57,7 +57,7 @@ def read(store: Store, generation: int, reviewed: Reviewed) -> ReviewedImages:
     """The reviewed images of a plan. Raises Refused if their file is missing or damaged."""
     if reviewed.file_sha256 is None:
         return ReviewedImages()
-    key = file_key(generation, reviewed.file_sha256)
+    key = reviewed_key(generation, reviewed.file_sha256)
     try:
         file = store.get(key)
     except FileNotFoundError as error:
@@ -75,8 +75,3 @@ def read(store: Store, generation: int, reviewed: Reviewed) -> ReviewedImages:
     return ReviewedImages(
         sha256s=tuple(table["sha256"]), shards=tuple(table["shard"]), class_names=tuple(table["class"])
     )
-
-
-def file_key(generation: int, sha256: str) -> str:
-    """Where a list of reviewed images stands among its generation's files."""
-    return generation_key(generation, f"reviewed-{sha256[:12]}.parquet")

@@ -145,11 +145,6 @@ def select(
     return _summary(request, chosen, former, num_labels, agreement, sha256_of(rows))
 
 
-def rows_name(rows_sha256: str) -> str:
-    """The name of a selection's rows among its generation's files."""
-    return f"selection-{rows_sha256[:12]}.parquet"
-
-
 def refuse_collapse(selected: Selection, recipe: Recipe) -> None:
     """Raise Refused with the code selection_collapsed if a figure of a selection is beyond its limit."""
     sprung = selected.tripwires.sprung(recipe) if selected.tripwires else ()

@@ -13,6 +13,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
@@ -548,30 +549,30 @@ class Client:
 
     def labeled(
         self,
-        labeled: Path | IO[bytes] | Packed,
+        labeled: Path | IO[bytes] | Packed | None = None,
         holdout: Path | IO[bytes] | Packed | None = None,
         *,
         holdout_fraction: float | None = None,
         request: GenerationRequest | None = None,
         key: str | None = None,
     ) -> Job:
-        """Send human-labeled images, one folder a class; the first set opens generation 0.
+        """Send human-labeled images, one folder a class, or a holdout, or both; the first set opens generation 0.
 
         What other tools exported, ``understudy.annotations.reading`` packs this way.
 
         Without a holdout, ``holdout_fraction`` of each class is frozen as one; None: 0.2 of the first set.
-        Two calls with the same ``key`` and the same images make one job.
+        Two calls with the same ``key`` and the same images make one job. Raises ValueError where nothing is sent.
         """
+        sent = {name: files for name, files in (("labeled", labeled), ("holdout", holdout)) if files is not None}
+        if not sent:
+            raise ValueError("there is nothing to send: name labeled images, a holdout, or both")
         asked = (request or GenerationRequest()).model_dump(exclude_none=True)
         asked["overrides"] = json.dumps(asked["overrides"])
         params = asked if holdout_fraction is None else asked | {"holdout_fraction": holdout_fraction}
-        with _packed(labeled) as (file, name, _):
-            files: dict[str, tuple[str, IO[bytes]]] = {"labeled": (name, file)}
-            if holdout is None:
-                return Job(**self._send_once("/labeled", key, params=params, files=files))
-            with _packed(holdout) as (held, held_name, _):
-                files["holdout"] = (held_name, held)
-                return Job(**self._send_once("/labeled", key, params=params, files=files))
+        with ExitStack() as stack:
+            opened = {field: stack.enter_context(_packed(one)) for field, one in sent.items()}
+            files = {field: (name, file) for field, (file, name, _) in opened.items()}
+            return Job(**self._send_once("/labeled", key, params=params, files=files))
 
     def weights(self, file: Path) -> str:
         """Send pretrained weights (safetensors); gives the sha-256 to name them by."""

@@ -57,7 +57,9 @@ class Decision(Record):
         None, description="the least confidence that this queue was asked for; null: its default"
     )
     split: Literal["labeled", "holdout"] = Field(
-        "labeled", description="holdout is refused (409 `may_have_trained`): a model may have learned from the image"
+        "labeled",
+        description="holdout is refused (409 `may_have_trained`): a model may have learned from the image. Those of "
+        "which none did are taken as a file `holdout` of `POST /labeled`",
     )
 
     @model_validator(mode="after")

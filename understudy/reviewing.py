@@ -387,8 +387,9 @@ def decide(looking: Looking, request: ReviewRequest, *, actor: str) -> list[Revi
     _refuse_repeated(decisions)
     if any(one.split == "holdout" for one in decisions):
         raise Conflict(
-            "an image that was pseudo-labeled cannot join the holdout: a model may have learned from it, or from one "
-            "taught by it; send images that are in no bucket with `understudy init --holdout`",
+            "a decision joins the labeled set, never the holdout: a student may have learned from the image. To have "
+            "those join of which none did: `understudy corrections --to FOLDER --format folder`, then `understudy init "
+            "--holdout FOLDER`",
             code="may_have_trained",
         )
     with looking.catalog.read() as session:

@@ -103,6 +103,16 @@ def generation_key(number: int, name: str) -> str:
     return f"generations/{number:04d}/{name}"
 
 
+def selection_key(number: int, rows_sha256: str) -> str:
+    """The pseudo-labels that a generation selected: the rows of its ``selection.json``."""
+    return generation_key(number, f"selection-{rows_sha256[:12]}.parquet")
+
+
+def reviewed_key(number: int, file_sha256: str) -> str:
+    """The list of reviewed images that a generation's plan names."""
+    return generation_key(number, f"reviewed-{file_sha256[:12]}.parquet")
+
+
 def model_key(version: str, name: str) -> str:
     """``model.onnx``, ``weights.safetensors`` or ``card.json`` of a version."""
     return f"models/{version}/{name}"

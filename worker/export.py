@@ -34,7 +34,7 @@ from understudy.records import (
     ShardMember,
 )
 from understudy.shards import read_manifest
-from understudy.store import Store, export_file_key, export_key, generation_key, sha256_of
+from understudy.store import Store, export_file_key, export_key, generation_key, selection_key, sha256_of
 from worker import attempts
 from worker.resources import Resources
 
@@ -177,7 +177,7 @@ def _selection_of(store: Store, number: int) -> str:
         digest = json.loads(store.get(generation_key(number, "selection.json")))["rows_sha256"]
     except FileNotFoundError as missing:
         raise Refused(f"generation {number} has selected nothing (yet)", code="nothing_selected") from missing
-    return generation_key(number, f"selection-{digest[:12]}.parquet")
+    return selection_key(number, digest)
 
 
 def _part(resources: Resources, job_id: str, plan: ExportPlan, number: int, tables: Mapping[str, Any]) -> ExportFile:

@@ -7,13 +7,14 @@ others know.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from understudy.catalog import fingerprints, generations, jobs, shards, versions
+from understudy import lineage
+from understudy.catalog import fingerprints, generations, jobs, shards
 from understudy.catalog.claims import Claim
 from understudy.catalog.shards import Known
 from understudy.errors import LabeledSetRefused
@@ -68,7 +69,6 @@ def unpack_labeled(resources: Resources, claim: Claim, job: Job, folder: Path) -
     findings = _look(resources, claim, sent)
 
     _refuse_parts(findings)
-    _refuse_trained(resources, findings)
 
     with closing(Receipt(folder)) as receipt:
         _take(resources, claim, job, folder, findings, receipt)
@@ -82,15 +82,16 @@ def _take(resources: Resources, claim: Claim, job: Job, folder: Path, findings: 
     known = _known(resources, findings)
     before = _Before.of(resources, known, job.id)
     new = _judge(findings, known, job.id, receipt)
+    learned = _learned(resources, shards.known(resources.catalog, {image.sha256 for image in new}))
 
     # 3. Refuse the set as a whole, while nothing is sealed.
     _refuse_folders(findings)
     _refuse_classes(new, before)
     if not any(upload.split == "holdout" for upload in sent):
-        new = _split(new, known, before, fraction=_fraction(job, before))
+        new = _split(new, known, learned, before, fraction=_fraction(job, before))
     _refuse_halves(new, before)
 
-    new = _without_copies(resources, new, job.id, known, receipt)
+    new = _without_leaks(resources, new, job.id, known, learned, receipt)
     _refuse_halves(new, before)
 
     # 4. Seal, the holdout first: an image of it must never be in a labeled shard before it is known as frozen.
@@ -148,18 +149,10 @@ def _refuse_parts(findings: _Findings) -> None:
         )
 
 
-def _refuse_trained(resources: Resources, findings: _Findings) -> None:
-    """A student may have learned from any image of a bucket once there is a champion: no holdout has it then."""
-    if versions.champion(resources.catalog) is None:
-        return
-    sent = {image.sha256: image.name for image in findings.images if image.split == "holdout"}
-    for sha256, known in shards.known(resources.catalog, sent).items():
-        if known.split == "unlabeled":
-            raise LabeledSetRefused(
-                f"{sent[sha256]!r} is in a bucket already, so a student may have learned from it; "
-                f"a holdout needs images that none has seen",
-                code="may_have_trained",
-            )
+def _learned(resources: Resources, found: dict[str, Known]) -> dict[str, int]:
+    """Those of these images that are in buckets and that a student may have learned from, and in which generation."""
+    unlabeled = [sha256 for sha256, known in found.items() if known.split == "unlabeled"]
+    return lineage.learned(resources.catalog, resources.store, unlabeled, spool=resources.settings.spool)
 
 
 def _path(name: str, *, is_file: bool = False) -> str:
@@ -249,41 +242,61 @@ def _line_of_known(index: int, name: str, sha256: str, split: str, known: Known)
     )
 
 
-def _without_copies(
-    resources: Resources, new: list[_Image], job_id: str, sealed: Collection[str], receipt: Receipt
+def _without_leaks(
+    resources: Resources,
+    new: list[_Image],
+    job_id: str,
+    sealed: Collection[str],
+    learned: Mapping[str, int],
+    receipt: Receipt,
 ) -> list[_Image]:
     """The images without near copies across the holdout's border, whose lines say that they leak.
 
-    What another job has sealed stays on its side, so that the image sent now is the one to go. Within an
+    No holdout has what a student may have learned from in a bucket, or a near copy of that. What another job has sealed stays on its side, so that the image sent now is the one to go. Within an
     upload the holdout stays whole, and its copies do not train. What an earlier attempt has sealed is judged already.
     """
     taken = {image.sha256 for image in new}
     found = fingerprints.resembled(resources.catalog, {image.sha256: image.fingerprint for image in new})
     there = shards.known(resources.catalog, {each.sha256 for some in found.values() for each in some} - taken)
-    trains = {"labeled"} | ({"unlabeled"} if versions.champion(resources.catalog) is not None else set())
+    others = {sha256: known for sha256, known in there.items() if known.job_id != job_id}
+    held = {sha256 for sha256, known in others.items() if known.split == "holdout"}
+    trains = {sha256 for sha256, known in others.items() if known.split == "labeled"} | _learned(
+        resources, others
+    ).keys()
 
     def leak(image: _Image, across: set[str]) -> str | None:
-        others = (each.sha256 for each in found.get(image.sha256, []))
         if image.sha256 in sealed:
             return None
-        return next((o for o in others if o in there and there[o].job_id != job_id and there[o].split in across), None)
+        return next((each.sha256 for each in found.get(image.sha256, []) if each.sha256 in across), None)
 
-    leaks: dict[int, str] = {}
+    leaks: dict[int, ReceiptEntry] = {}
     frozen = Fingerprints()
     for image in new:
-        if image.split == "holdout" and (other := leak(image, trains)):
-            leaks[image.index] = other
+        if image.split == "holdout" and image.sha256 in learned:
+            leaks[image.index] = _line_of_learned(image, learned[image.sha256])
+        elif image.split == "holdout" and (other := leak(image, trains)):
+            leaks[image.index] = _line_of_leak(image, other)
         elif image.split == "holdout":
             frozen.add(image.sha256, image.fingerprint)
     for image in new:
         if image.split == "labeled":
             near = frozen.nearest(image.sha256, image.fingerprint) if image.sha256 not in sealed else None
-            if other := near.sha256 if near is not None else leak(image, {"holdout"}):
-                leaks[image.index] = other
+            if other := near.sha256 if near is not None else leak(image, held):
+                leaks[image.index] = _line_of_leak(image, other)
     for image in new:
         if image.index in leaks:
-            receipt.write(_line_of_leak(image, leaks[image.index]))
+            receipt.write(leaks[image.index])
     return [image for image in new if image.index not in leaks]
+
+
+def _line_of_learned(image: _Image, generation: int) -> ReceiptEntry:
+    return ReceiptEntry(
+        index=image.index,
+        name=image.name,
+        outcome=Outcome.HOLDOUT_LEAK,
+        detail=f"it is in a bucket, and the student of generation {generation} learned from it, or may yet",
+        sha256=image.sha256,
+    )
 
 
 def _line_of_leak(image: _Image, other: str) -> ReceiptEntry:
@@ -311,10 +324,12 @@ def _fraction(job: Job, before: _Before) -> float:
     return 0.0 if before.holdout else DEFAULT_HOLDOUT_FRACTION
 
 
-def _split(new: list[_Image], known: dict[str, Known], before: _Before, *, fraction: float) -> list[_Image]:
+def _split(
+    new: list[_Image], known: dict[str, Known], learned: Collection[str], before: _Before, *, fraction: float
+) -> list[_Image]:
     """Freeze a fraction of each class: the first by sha-256, so that any attempt freezes the same.
 
-    What an earlier attempt has sealed stays where it is, whatever other jobs have taken away meanwhile.
+    What students have learned from stays in the labeled set as long as there is another. What an earlier attempt has sealed stays where it is, whatever other jobs have taken away meanwhile.
     """
     if fraction == 0.0:
         return new
@@ -323,7 +338,7 @@ def _split(new: list[_Image], known: dict[str, Known], before: _Before, *, fract
         of_class[image.class_name].append(image)
     frozen: set[int] = set()
     for name, images in sorted(of_class.items()):
-        images.sort(key=lambda image: (_sealed_rank(known.get(image.sha256)), image.sha256))
+        images.sort(key=lambda image: (image.sha256 in learned, _sealed_rank(known.get(image.sha256)), image.sha256))
         frozen |= {image.index for image in images[: _num_frozen(name, len(images), before, fraction)]}
     return [replace(image, split="holdout") if image.index in frozen else image for image in new]
 

@@ -60,8 +60,8 @@ async def labeled(
 ) -> Job:
     """Take human-labeled images: an archive with one folder a class, raw or as multipart file `labeled`.
 
-    A second multipart file `holdout` is frozen for evaluation and the gate; without one a share of the first
-    set is. The first labeled set opens generation 0, which trains the first teacher.
+    A second multipart file `holdout`, which may come alone later, is frozen for evaluation and the gate, without what a
+    student may have learned from; without one a share of the first set is. The first labeled set opens generation 0, which trains the first teacher.
     """
     asked = _asked(student=student, recipe=recipe, overrides=_fields(overrides), weights=weights, seed=seed)
     if asked != GenerationRequest():

@@ -1,5 +1,6 @@
 """docs/guide.md as somebody follows it: every command, in its order, on a folder of photos."""
 
+import json
 import os
 import re
 import shlex
@@ -48,6 +49,13 @@ def _is_whole(backup: Path) -> None:
         sealed = [*shards.of_split(catalog, "labeled"), *shards.of_split(catalog, "unlabeled")]
         assert sealed
         assert all(store.exists(shard.key) for shard in sealed)
+
+
+def _more_of_a_holdout() -> list[str]:
+    """docs/review.md's two lines."""
+    lines = [f".venv/bin/{line}" for line in _commands("review.md")]
+    first = next(i for i, line in enumerate(lines) if "corrections --to" in line)
+    return lines[first : first + 2]
 
 
 def _free_ports() -> tuple[int, int]:
@@ -103,6 +111,17 @@ def as_here() -> Callable[[str], str]:
     return said
 
 
+def accept_one_of_later(photos: Path, understudy: Callable[[str], str], until: Callable[..., None]) -> None:
+    """A photo that came after the last generation, which no student has learned from, reviewed."""
+    (photos / "later").mkdir()
+    (photos / "later" / "new.jpg").write_bytes(picture(0, 3, seed=5000, size=16, noise=60))
+    understudy("ingest later --bucket later")
+    labeled = "labels --bucket later --json"
+    until(lambda: understudy(labeled) != "")
+    (label,) = map(json.loads, understudy(labeled).splitlines())
+    understudy(f"review --accept {label['sha256']}")
+
+
 @pytest.mark.timeout(600)
 def test_the_guide_leads_to_the_second_generation(
     photos: Path, run: Callable[[str], str], as_here: Callable[[str], str], until: Callable[..., None]
@@ -119,6 +138,8 @@ def test_the_guide_leads_to_the_second_generation(
             printed = {command: run(command) for command in commands}
             for line in _backup():
                 run(as_here(line))
+            accept_one_of_later(photos, lambda command: run(as_here(f".venv/bin/understudy {command}")), until)
+            more = [run(as_here(line)) for line in _more_of_a_holdout()]
         finally:
             up.send_signal(signal.SIGINT)
             up.communicate(timeout=90)
@@ -126,5 +147,6 @@ def test_the_guide_leads_to_the_second_generation(
     assert "generation 1" in said
     assert "g0001-" in said
     assert "g0000-" in said
+    assert "1 accepted" in more[-1]
     _is_whole(photos / "backup")
     assert len([path for path in (photos / "sorted").rglob("*") if path.suffix in (".jpg", ".png")]) > 0

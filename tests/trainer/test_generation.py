@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trainer import gate, generation, program, selection
+from trainer import gate, generation, program
 from trainer.calibration import Calibration, is_calibration
 from trainer.card import Export, Training
 from trainer.plan import make_plan
@@ -23,7 +23,7 @@ from understudy.errors import Conflict, Diverged, LeaseLost, RecipeRefused, Refu
 from understudy.label_records import Selection
 from understudy.records import GenerationState, History, JobState
 from understudy.shards import read_images, read_manifest
-from understudy.store import Store
+from understudy.store import Store, selection_key
 
 
 class Killed(BaseException):
@@ -467,13 +467,13 @@ def test_a_later_teacher_labels_the_same_choice_anew(make_taught_world):
     second = Selection.model_validate_json(world.store.get("generations/0002/selection.json"))
 
     def copies(generation, selected):
-        rows = world.store.get(f"generations/{generation:04d}/{selection.rows_name(selected.rows_sha256)}")
+        rows = world.store.get(selection_key(generation, selected.rows_sha256))
         return {row["sha256"]: row["copies"] for row in labels.table_from_parquet(rows).to_pylist()}
 
     assert (first.relabeled, second.relabeled, second.num_gone) == (None, 1, 0)
     assert copies(1, first) == copies(2, second) != {}
 
-    world.store.delete(f"generations/0001/{selection.rows_name(first.rows_sha256)}")
+    world.store.delete(selection_key(1, first.rows_sha256))
     world.store.delete("generations/0002/selection.json")
     claims.give_back(world.catalog, claim, program.STOPPED, max_attempts=50)
     assert program.attempt(world.place, world.claim(turn), threading.Event()) is True

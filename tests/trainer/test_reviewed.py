@@ -12,12 +12,14 @@ from trainer.steps.selecting import select
 from trainer.steps.waiting import wait_for_labels
 from trainer.work import Work
 from understudy import labels, lineage
-from understudy.catalog import buckets, generations, reviews, shards, versions
+from understudy.catalog import buckets, generations, jobs, reviews, shards, versions
 from understudy.catalog.reviews import Decided
 from understudy.errors import Refused
+from understudy.label_records import Selection
+from understudy.records import Problem
 from understudy.review_records import Verdict
 from understudy.shards import read_manifest
-from understudy.store import generation_key
+from understudy.store import generation_key, reviewed_key, selection_key
 
 KEEP_ALL = {
     "threshold": 0.05,
@@ -51,9 +53,9 @@ def say(world, sha256, class_name):
     return made
 
 
-def planned(world):
+def planned(world, **overrides):
     """The plan of the next generation, and the work on it."""
-    turn, claim = world.open(overrides=world.quick | KEEP_ALL)
+    turn, claim = world.open(overrides=world.quick | KEEP_ALL | overrides)
     work = Work(world.place, claim, Progress(world.catalog, claim, threading.Event()), turn.number)
     return work, work.step("plan.json", Plan, lambda: make_plan(world.catalog, world.store, turn))
 
@@ -62,7 +64,7 @@ def chosen(work, plan):
     """The sha-256 of what is selected."""
     sets = work.step("labels.json", LabelSets, lambda: wait_for_labels(work, plan))
     found = select(work, plan, sets)
-    rows = work.place.store.get(generation_key(plan.generation, f"selection-{found.rows_sha256[:12]}.parquet"))
+    rows = work.place.store.get(selection_key(plan.generation, found.rows_sha256))
     return set(labels.table_from_parquet(rows).column("sha256").to_pylist())
 
 
@@ -154,11 +156,30 @@ def test_a_generation_learns_from_reviewed_images_and_says_so(world):
     assert planned(world)[1].reviewed == reviewed.Reviewed()
 
 
+def test_what_a_student_learned_from_is_what_was_selected_or_reviewed(world):
+    """All of it while the generation may yet choose, or if its list is lost; what is left over is nobody's."""
+    said, *others = unlabeled(world)
+    say(world, said, "7")
+    work, plan = planned(world, threshold=0.6)
+    assert lineage.learned(world.catalog, world.store, [said, *others]) == dict.fromkeys([said, *others], 1)
+    sets = work.step("labels.json", LabelSets, lambda: wait_for_labels(work, plan))
+    selected = work.step("selection.json", Selection, lambda: select(work, plan, sets))
+    jobs.fail(world.catalog, work.claim, Problem(code="test", detail="it ends here"))
+
+    chosen = labels.table_from_parquet(world.store.get(selection_key(1, selected.rows_sha256)))["sha256"].to_pylist()
+    assert 0 < len(set(chosen)) < len(others)
+    assert lineage.learned(world.catalog, world.store, [said, *others]) == dict.fromkeys([said, *chosen], 1)
+    assert lineage.learned(world.catalog, world.store, ["0" * 64]) == {}
+
+    world.store.delete(selection_key(1, selected.rows_sha256))
+    assert lineage.learned(world.catalog, world.store, others) == dict.fromkeys(others, 1)
+
+
 def test_a_list_that_is_gone_or_damaged_is_named(world):
     """By its key, before anything is trained on less than the plan says."""
     say(world, next(iter(unlabeled(world))), "7")
     _, plan = planned(world)
-    key = reviewed.file_key(1, plan.reviewed.file_sha256)
+    key = reviewed_key(1, plan.reviewed.file_sha256)
 
     world.store.replace(key, b"x")
     with pytest.raises(Refused, match=f"{key} is damaged"):

@@ -71,8 +71,8 @@ def _strange(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
                     head = connection.recv(65536)
                     if head == b"end":
                         return
-                    connection.sendall(answers[min(len(requests), len(answers) - 1)])
-                    requests.append(head)
+                    requests.append(head)  # before it is answered: then it is there for who has the answer
+                    connection.sendall(answers[min(len(requests), len(answers)) - 1])
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(65536):  # closing on unread bytes would reset the connection
                         pass
@@ -325,6 +325,16 @@ def test_labeled_images_and_a_holdout_arrive_as_two_uploads_of_one_job(client: C
     for data, seed in zip(sent_bytes(opened, job), (0, 1), strict=True):
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             assert tar.extractfile("red/a.png").read() == picture(0, 3, seed=seed)  # type: ignore[union-attr]
+
+
+def test_a_holdout_may_come_alone_and_nothing_is_no_upload(client: Client, opened: Opened):
+    """More of a holdout is one upload of that split; with nothing to send, nothing is asked of the service."""
+    job = client.labeled(holdout=io.BytesIO(b"an archive"))
+
+    assert [u["split"] for u in job.params["uploads"]] == ["holdout"]
+    assert sent_bytes(opened, job) == [b"an archive"]
+    with pytest.raises(ValueError, match="nothing to send"):
+        client.labeled()
 
 
 def test_what_another_tool_said_is_sent_as_folders(client: Client, opened: Opened, tmp_path: Path):

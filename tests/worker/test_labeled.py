@@ -1,9 +1,13 @@
+import hashlib
+import json
+
 import pytest
 
-from understudy import shards
+from understudy import labels, shards
 from understudy.catalog import generations, jobs
 from understudy.catalog import shards as sealed
-from understudy.records import JobKind, JobState
+from understudy.records import GenerationRequest, JobKind, JobState, Outcome, Problem
+from understudy.store import generation_key, selection_key
 from understudy.testing import picture
 from worker.unpack import unpack
 
@@ -214,13 +218,98 @@ def test_a_labeled_set_that_breaks_off_is_refused_as_a_whole(resources, send_lab
     assert unpacked(send_labeled(whole)).state is JobState.SUCCEEDED
 
 
-def test_a_later_holdout_may_not_hold_what_a_student_may_have_learned_from(
-    resources, send, send_labeled, unpacked, pack_zip, champion
-):
-    """Once there is a champion, an image of a bucket is refused as holdout, and so is its whole set."""
-    seen = images(0, 1)[0]
-    unpacked(send(seen))
+@pytest.fixture
+def two_of_a_bucket(send, send_labeled, unpacked, pack_zip, champion):
+    """A labeled set, and a bucket of two images while a champion serves."""
+    first, second = sorted(images(0, 2), key=sha256_of)
+    assert unpacked(send(first, second)).result["accepted"] == 2
     labeled = pack_zip(folders(cat=images(0, 4, start=50), dog=images(1, 4, start=50)))
-    frozen = pack_zip(folders(cat=[seen], dog=images(1, 1, start=90)))
-    refused = unpacked(send_labeled(labeled, ("holdout", frozen)))
+    assert unpacked(send_labeled(labeled)).state is JobState.SUCCEEDED
+    return first, second
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def select_alone(resources, data):
+    """A generation whose student learned from one image, and was of no use."""
+    generation = generations.open_generation(resources.catalog, GenerationRequest())
+    rows = labels.table_to_parquet(labels.table({"sha256": [sha256_of(data)]}, sha256="string"))
+    digest = sha256_of(rows)
+    resources.store.put(selection_key(generation.number, digest), rows)
+    resources.store.put(
+        generation_key(generation.number, "selection.json"), json.dumps({"rows_sha256": digest}).encode()
+    )
+    claim = generations.claim(resources.catalog, lease_s=60)
+    jobs.fail(resources.catalog, claim, Problem(code="test", detail="it was of no use"))
+
+
+def test_a_holdout_takes_what_no_student_learned_from(
+    resources, two_of_a_bucket, send_labeled, unpacked, pack_zip, receipt_of
+):
+    """An image of a bucket that a generation selected is left out, and its line names the generation."""
+    first, second = two_of_a_bucket
+    select_alone(resources, first)
+
+    sent = unpacked(send_labeled(("holdout", pack_zip(folders(cat=[first, second])))))
+
+    assert sent.state is JobState.SUCCEEDED
+    left_out, taken = sorted(receipt_of(sent), key=lambda line: line.sha256)
+    assert (left_out.outcome, taken.outcome) == (Outcome.HOLDOUT_LEAK, Outcome.ACCEPTED)
+    assert "the student of generation 0 learned from it" in left_out.detail
+    frozen = {sha256 for _, sha256 in in_shards(resources, "holdout")}
+    assert {sha256_of(first), sha256_of(second)} & frozen == {sha256_of(second)}
+
+
+def test_a_share_is_frozen_of_what_no_student_learned_from(
+    resources, two_of_a_bucket, send_labeled, unpacked, pack_zip
+):
+    """Of a later set whose first image by sha-256 taught a student, the second is frozen instead."""
+    first, second = two_of_a_bucket
+    select_alone(resources, first)
+
+    sent = unpacked(send_labeled(pack_zip(folders(cat=[first, second])), fraction=0.5))
+
+    assert sent.state is JobState.SUCCEEDED
+    assert ("cat", sha256_of(first)) in in_shards(resources, "labeled")
+    assert ("cat", sha256_of(second)) in in_shards(resources, "holdout")
+
+
+def test_while_a_generation_chooses_no_image_of_a_bucket_joins_the_holdout(
+    resources, two_of_a_bucket, send_labeled, unpacked, pack_zip, receipt_of
+):
+    """What it will learn from is not known yet. An image of no bucket is taken all the same."""
+    generations.open_generation(resources.catalog, GenerationRequest())
+    (new,) = images(0, 1, start=80)
+
+    sent = unpacked(send_labeled(("holdout", pack_zip(folders(cat=[*two_of_a_bucket, new])))))
+
+    assert sent.state is JobState.SUCCEEDED
+    assert [line.sha256 for line in receipt_of(sent) if line.outcome is Outcome.ACCEPTED] == [sha256_of(new)]
+
+
+def test_a_generation_that_is_opened_while_a_holdout_is_read_refuses_it(
+    resources, two_of_a_bucket, send_labeled, unpacked, pack_zip, monkeypatch
+):
+    """It has been looked through when the generation opens: nothing is sealed, and the same is taken afterwards."""
+    sent, before = (
+        send_labeled(("holdout", pack_zip(folders(cat=list(two_of_a_bucket))))),
+        in_shards(resources, "holdout"),
+    )
+    seal = sealed.seal
+
+    def opened_first(catalog, *args):
+        generations.open_generation(catalog, GenerationRequest())
+        return seal(catalog, *args)
+
+    monkeypatch.setattr(sealed, "seal", opened_first)
+    refused = unpacked(sent)
+
     assert (refused.state, refused.problem.code) == (JobState.FAILED, "may_have_trained")
+    assert in_shards(resources, "holdout") == before
+    monkeypatch.undo()
+    claim = generations.claim(resources.catalog, lease_s=60)
+    jobs.fail(resources.catalog, claim, Problem(code="test", detail="ended"))
+    again = unpacked(send_labeled(("holdout", pack_zip(folders(cat=list(two_of_a_bucket))))))
+    assert again.result["accepted"] == 2

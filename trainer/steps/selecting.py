@@ -13,7 +13,7 @@ from understudy.catalog import generations, shards, versions
 from understudy.errors import Refused
 from understudy.label_records import Selection
 from understudy.pseudo_labels import Looking
-from understudy.store import generation_key
+from understudy.store import generation_key, selection_key
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def select(work: Work, plan: Plan, sets: LabelSets) -> Selection:
             agreement=pseudo_labels.agreement(looking, plan.teacher, sets.label_sets, plan.recipe.threshold),
         )
         work.claim.check()
-        store.put(generation_key(work.number, selection.rows_name(summary.rows_sha256)), rows)
+        store.put(selection_key(work.number, summary.rows_sha256), rows)
     for warning in summary.warnings:
         log.warning("generation %d: %s", work.number, warning)
     work.progress.show("select", len(sets.label_sets), len(sets.label_sets))
@@ -60,7 +60,7 @@ def _former(work: Work) -> Former | None:
     while before is not None:
         if store.exists(key := generation_key(before.number, "selection.json")):
             chosen = Selection.model_validate_json(store.get(key))
-            rows = generation_key(before.number, selection.rows_name(chosen.rows_sha256))
+            rows = selection_key(before.number, chosen.rows_sha256)
             if not store.exists(rows):
                 raise Refused(
                     f"the selection of generation {before.number} shall be labeled anew, but its rows ({rows}) are not "

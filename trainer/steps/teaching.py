@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from trainer import data, export, model, pictures, reviewed, selection, train, validation
+from trainer import data, export, model, pictures, reviewed, train, validation
 from trainer.card import Training
 from trainer.checkpoints import Checkpoints
 from trainer.diary import Diary
@@ -19,7 +19,7 @@ from understudy.catalog import versions
 from understudy.catalog.claims import renew
 from understudy.label_records import Selection
 from understudy.records import ModelCard, Record
-from understudy.store import Store, generation_key
+from understudy.store import Store, selection_key
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def training_run(
     labeled = data.with_reviewed(store, labeled, joined, plan.classes, recipe)
     pseudo = None
     if order.selected is not None:
-        key = generation_key(plan.generation, selection.rows_name(order.selected.rows_sha256))
+        key = selection_key(plan.generation, order.selected.rows_sha256)
         pseudo = data.pseudo_rows(store, key, order.selected, plan.classes, recipe)
         for sentence in data.lone_classes(labeled, pseudo, plan.classes):
             log.warning("generation %d: %s", plan.generation, sentence)

@@ -54,8 +54,8 @@ def open_in(session: Session, request: GenerationRequest) -> int:
     """The same within the caller's transaction; gives the number."""
     if not session.scalar(select(func.count()).select_from(LabeledImageRow).where(LabeledImageRow.split == "labeled")):
         raise NotReady("there is no labeled set yet; send one with `understudy init` or POST /labeled")
-    last = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
-    if last is not None and not _state(last, session.get_one(JobRow, last.job_id)).is_ended:
+    last = _last(session)
+    if last is not None and not _is_ended(session, last):
         raise Conflict(f"generation {last.number} is not finished yet; wait for it, then open the next")
     teacher = session.scalar(select(ChampionRow.version).order_by(ChampionRow.sequence.desc()).limit(1))
     number = 0 if last is None else last.number + 1
@@ -82,8 +82,22 @@ def needs_first(session: Session) -> bool:
     """Whether a labeled set that has just arrived should open a generation: no champion, and none on its way."""
     if session.scalar(select(ChampionRow.version).limit(1)) is not None:
         return False
-    last = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
-    return last is None or _state(last, session.get_one(JobRow, last.job_id)).is_ended
+    last = _last(session)
+    return last is None or _is_ended(session, last)
+
+
+def choosing(session: Session) -> int | None:
+    """The generation that is choosing, or may yet choose, what of the buckets it learns from. None: none is."""
+    last = _last(session)
+    return None if last is None or last.teacher is None or _is_ended(session, last) else last.number
+
+
+def _last(session: Session) -> GenerationRow | None:
+    return session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
+
+
+def _is_ended(session: Session, row: GenerationRow) -> bool:
+    return _state(row, session.get_one(JobRow, row.job_id)).is_ended
 
 
 def get(catalog: Catalog, number: int) -> Generation:
@@ -141,7 +155,7 @@ def upcoming(catalog: Catalog) -> int:
 def newest(catalog: Catalog) -> Generation | None:
     """The one that was opened last. None: there is none."""
     with catalog.read() as session:
-        row = session.scalar(select(GenerationRow).order_by(GenerationRow.number.desc()).limit(1))
+        row = _last(session)
         return None if row is None else _record(session, row)
 
 

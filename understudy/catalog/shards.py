@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, delete, func, select, text, true, update
 from sqlalchemy.orm import Session
 
-from understudy.catalog import claims, pausing
+from understudy.catalog import claims, generations, pausing
 from understudy.catalog import fingerprints as resemblances
 from understudy.catalog.claims import Claim
 from understudy.catalog.database import Catalog, insert_or_ignore, now
@@ -24,7 +24,7 @@ from understudy.catalog.tables import (
     ShardRow,
     VersionRow,
 )
-from understudy.errors import NotFound
+from understudy.errors import LabeledSetRefused, NotFound
 from understudy.records import (
     BucketSummary,
     JobState,
@@ -104,12 +104,15 @@ def seal(
     """Make a shard's images accepted, all in one transaction with the shard itself.
 
     ``entries[i]`` is the position in the upload of ``manifest.members[i]``; ``fingerprints`` are by sha-256. Raises AlreadyThere if
-    another job has sealed one of them meanwhile, and LeaseLost if this job was taken over.
+    another job has sealed one of them meanwhile, LeaseLost if this job was taken over, and LabeledSetRefused for an
+    image of a bucket that shall join the holdout while a generation may be choosing it.
     """
     members = manifest.members
     with catalog.write() as session:
         resemblances.in_turn(session, split=manifest.split)
         claims.fence(session, claim)
+        if manifest.split == "holdout":
+            _refuse_chosen(session, [m.sha256 for m in members])
         shard_id = session.scalar(
             insert_or_ignore(session, ShardRow)
             .values(
@@ -136,6 +139,17 @@ def seal(
         resemblances.insert(session, fingerprints or {}, split=manifest.split)
         champion = _champion(session) if manifest.split == "unlabeled" else None
         return Sealed(shard_id, None if champion is None else _want(session, shard_id, champion, manifest.bucket))
+
+
+def _refuse_chosen(session: Session, sha256s: list[str]) -> None:
+    """What a generation has chosen can be asked once it has ended, and not before."""
+    number = generations.choosing(session)
+    if number is not None and session.scalar(select(ImageRow.sha256).where(ImageRow.sha256.in_(sha256s)).limit(1)):
+        raise LabeledSetRefused(
+            f"generation {number} may be learning from images of buckets that shall join the holdout; send them again "
+            f"when it has ended",
+            code="may_have_trained",
+        )
 
 
 def _champion(session: Session) -> str | None:

@@ -140,6 +140,7 @@ def up(
     epilog=examples(
         "understudy init photos/",
         "understudy init photos.zip --holdout holdout.zip --recipe small --json",
+        "understudy init --holdout corrections/",
     )
 )
 def init(
@@ -175,18 +176,19 @@ def init(
     """Send the labeled images: freezes the holdout and trains the first teacher (generation 0).
 
     LABELS: a folder or archive of one folder a class, a CSV file of path,label, or an export of Label Studio (JSON,
-    JSON-MIN) or CVAT (CVAT for images 1.1). See docs/moving.md.
+    JSON-MIN) or CVAT (CVAT for images 1.1). See docs/moving.md. Later more may be sent, or more of a holdout alone.
 
     With --json the job, and then the generation if one was waited for, a line each. Exit code 3: the gate refused it.
     """
-    said = Labels.asked(labels, labeled, format, images, disagreement, renamed, control)
+    is_alone = holdout and labels is labeled is None
+    said = None if is_alone else Labels.asked(labels, labeled, format, images, disagreement, renamed, control)
     if dry_run:
         say_what_would_be_sent(said, console, as_json=as_json)
         return
-    to_send = said.to_send(errors)
+    to_send = None if said is None else said.to_send(errors)
     fields = replaced_fields(replaced)
     with Client(url, key=key) as client:
-        sent = _sent(client, weights) if weights is not None else None
+        sent = _sent(client, weights) if weights else None
         request = asked(GenerationRequest, student=student, recipe=recipe, overrides=fields, weights=sent)
         with waiting("sending the labeled images"):
             job = client.labeled(to_send, holdout, holdout_fraction=holdout_fraction, request=request)

@@ -115,8 +115,10 @@ def _plain(name: str) -> str:
     return name.replace("[", r"\[")
 
 
-def say_what_would_be_sent(labels: Labels, console: Console, *, as_json: bool) -> None:
-    """The report of a dry run. Raises LabeledSetRefused as sending would."""
+def say_what_would_be_sent(labels: Labels | None, console: Console, *, as_json: bool) -> None:
+    """The report of a dry run. Raises LabeledSetRefused as sending would, and BadParameter for a holdout alone."""
+    if labels is None:
+        raise typer.BadParameter("--dry-run reads LABELS, and there is only a holdout")
     report = labels.read().report
     if as_json:
         show_json(report)

@@ -57,6 +57,7 @@ def test_classes_are_renamed_and_images_found_elsewhere(init: Callable[..., Resu
     ("words", "says"),
     [
         ((), "name the labels once"),
+        (("--holdout", "SHEET"), "there is only a holdout"),
         (("SHEET", "--labeled", "SHEET"), "name the labels once"),
         (("SHEET", "--rename", "cat"), "'cat' is not OLD=NEW"),
         (("SHEET", "--rename", "cat=a", "--rename", "cat=b"), "names cat twice"),
