@@ -34,8 +34,7 @@ Load = Callable[[bytes, Preprocessing], images.Pixels]
 
 def plain(data: bytes, preprocessing: Preprocessing) -> images.Pixels:
     """The same by Pillow alone, in the order in which a training script would write it."""
-    image = Image.open(io.BytesIO(data))
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     size, shorter = preprocessing.size, math.floor(preprocessing.size / preprocessing.crop_fraction)
     width, height = (shorter * side // min(image.size) for side in image.size)
     image = image.resize((width, height), images.RESAMPLING[preprocessing.interpolation])

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -125,7 +126,7 @@ def select_ours(folder: Path, sets: selection.LabelSets, num_rows: int) -> Path:
 def select_bare(folder: Path, sets: selection.LabelSets, num_rows: int) -> Path:
     """The query that says what is wanted, under the same limit of memory."""
     files = [str(folder / "store" / key) for key in sets.label_sets]
-    config = {"memory_limit": labels.MEMORY_LIMIT, "temp_directory": str(folder / "spill")}
+    config: dict[str, Any] = {"memory_limit": labels.MEMORY_LIMIT, "temp_directory": str(folder / "spill")}
     with duckdb.connect(":memory:", config=config) as connection:
         connection.execute(
             f"COPY ({BARE}) TO '{folder / 'bare.parquet'}' (FORMAT parquet, COMPRESSION zstd)",

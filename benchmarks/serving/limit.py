@@ -83,7 +83,7 @@ def _rate(steps: Sequence[Callable[[Iterator[bytes]], int]], photos: Sequence[by
     until = began + seconds
 
     def repeat(index: int) -> None:
-        stream = itertools.cycle(photos[index % len(photos) :] + photos[: index % len(photos)])
+        stream = itertools.islice(itertools.cycle(photos), index % len(photos), None)
         while time.perf_counter() < until:
             counts[index] += steps[index](stream)
 

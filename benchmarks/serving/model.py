@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.serving import photos
 from trainer import export
 from trainer import model as students
-from trainer.train import Normalise
+from trainer.learner import Normalise
 from understudy import images, registry, settings
 from understudy.catalog import Catalog, versions
 from understudy.records import Evaluation, Interval, ModelCard, Preprocessing

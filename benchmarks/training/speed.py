@@ -198,10 +198,10 @@ def main(
         theirs = Theirs(Path(name) / "images", fresh[1], recipe, workers or cores.available(), device)
         try:
             for _ in range(turns):
-                for each, contestant in zip((ours, theirs), figures.values(), strict=True):
-                    timed(each.step, steps, batch, device, contestant)
+                for step, contestant in zip((ours.step, theirs.step), figures.values(), strict=True):
+                    timed(step, steps, batch, device, contestant)
                     if device.type == "cuda":
-                        contestant.busy.append(busy_share(each.step, steps, device))
+                        contestant.busy.append(busy_share(step, steps, device))
         finally:
             ours.close()
             theirs.close()
