@@ -472,7 +472,7 @@ def collector() -> Iterator[tuple[str, list[Span]]]:
         thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def until() -> Callable[..., None]:
     """Wait for something that another thread or process brings about."""
     return _until

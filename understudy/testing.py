@@ -7,6 +7,7 @@ trained one. It knows nothing of training, so it needs no torch.
 import colorsys
 import hashlib
 import io
+import socket
 import zipfile
 from collections.abc import Mapping, Sequence
 
@@ -30,6 +31,12 @@ DARK = 40.0
 OPSET, IR_VERSION = 18, 9
 #: Side of the matrices that a slow model multiplies: 16.8 million multiplications each.
 WORK_SIZE = 256
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def class_colours(num_classes: int) -> npt.NDArray[np.float32]:

@@ -6,7 +6,6 @@ Every page is held to what holds for all: nothing is loaded from anywhere else, 
 import io
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from understudy import local
 from understudy.client import Client
 from understudy.local import Stack
 from understudy.records import GenerationRequest
-from understudy.testing import picture, zipped
+from understudy.testing import free_port, picture, zipped
 
 CLASSES = ("amber", "jade", "lilac")
 #: Any of these draws the pages. Debian's is a package: apt-get install chromium.
@@ -66,12 +65,9 @@ def archive() -> Callable[..., io.BytesIO]:
 @pytest.fixture(scope="session")
 def house(archive: Callable[..., io.BytesIO]) -> Iterator[House]:
     """The system of all these tests. What a test changes, the next one finds changed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     with (
         tempfile.TemporaryDirectory(prefix="understudy-") as folder,
-        local.running(Path(folder) / "data", port=port, on_line=_told) as stack,
+        local.running(Path(folder) / "data", port=free_port(), on_line=_told) as stack,
         Client(stack.url) as client,
     ):
         client.wait_for_job(client.labeled(archive(90, first_seed=0, in_folders=True), request=TURN).id)

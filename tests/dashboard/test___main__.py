@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
+from understudy.testing import free_port
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_end_as_asked_is_exit_code_0(number: signal.Signals, until: Callable[..., None]):
     """As of every other program of the system: whoever watches containers need not know better."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"UNDERSTUDY_PORT": str(port)}
     with subprocess.Popen([sys.executable, "-m", "dashboard"], env=environment) as process:
         try:

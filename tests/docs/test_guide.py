@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import pytest
 from understudy import registry
 from understudy.catalog import Catalog, shards, versions
 from understudy.store import Store
-from understudy.testing import picture
+from understudy.testing import free_port, picture
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "owl")
@@ -58,13 +57,6 @@ def _more_of_a_holdout() -> list[str]:
     return lines[first : first + 2]
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1]), int(other.getsockname()[1])
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """The folders that the guide begins with."""
@@ -97,7 +89,7 @@ def run(photos: Path) -> Callable[[str], str]:
 @pytest.fixture
 def as_here() -> Callable[[str], str]:
     """A command of the page in the words of this machine: this Python's programs, free ports, a short training."""
-    port, dashboard = _free_ports()
+    port, dashboard = free_port(), free_port()
     programs = Path(sys.executable).parent
 
     def said(command: str) -> str:

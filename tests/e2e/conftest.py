@@ -1,7 +1,6 @@
 """The real stack on this machine: real Redis, real Celery worker, real HTTP, real training."""
 
 import io
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,17 +10,15 @@ import pytest
 from understudy import local
 from understudy.client import Client
 from understudy.local import Stack
-from understudy.testing import picture, zipped
+from understudy.testing import free_port, picture, zipped
 
 CLASSES = ("amber", "jade", "lilac")
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> int:
+    """One that nobody listens on now."""
+    return free_port()
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ TIMEOUT_S = 600
 @pytest.mark.thorough  # docs/test_guide.py turns the same loop; test_killing.py and test_up.py kill
 @pytest.mark.timeout(TIMEOUT_S + 60)
 def test_the_demo_turns_the_loop_under_load_and_survives_the_death_of_its_children(
-    data: Path, free_port: int, until: Callable[..., None]
+    data: Path, port: int, until: Callable[..., None]
 ):
     """Exit code 0: students proved better than the first teacher, no failed request, whatever was killed."""
     report = data.parent / "report.json"
-    command = [sys.executable, "-m", "understudy", "demo", "--exit", "--data", str(data), "--port", str(free_port)]
+    command = [sys.executable, "-m", "understudy", "demo", "--exit", "--data", str(data), "--port", str(port)]
     command += ["--students", "1"]  # the second is trained as the first, for as long again
     with subprocess.Popen(
         [*command, "--report", str(report)],
@@ -35,7 +35,7 @@ def test_the_demo_turns_the_loop_under_load_and_survives_the_death_of_its_childr
         stderr=subprocess.STDOUT,
         text=True,
     ) as demo:
-        with Client(f"http://127.0.0.1:{free_port}") as client:
+        with Client(f"http://127.0.0.1:{port}") as client:
             until(lambda: is_training(client, 0), TIMEOUT_S)
             kill(demo.pid, "trainer")
             until(lambda: is_training(client, 1), TIMEOUT_S)

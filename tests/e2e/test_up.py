@@ -61,19 +61,19 @@ def assert_is_well(data: Path, port: int) -> None:
     assert seen["service"].endswith("serves nothing")
 
 
-def test_it_starts_everything_on_loopback_says_where_and_stops_on_one_signal(data: Path, free_port: int, until: Until):
+def test_it_starts_everything_on_loopback_says_where_and_stops_on_one_signal(data: Path, port: int, until: Until):
     """One Ctrl-C, exit code 0, no process left."""
-    with up(data, free_port) as process:
-        until(lambda: answers(free_port))
+    with up(data, port) as process:
+        until(lambda: answers(port))
         until(lambda: len(family(process)) >= 6)  # redis, service, worker and its pool, reconciler, trainer, guardian
         started = family(process)
-        assert_is_well(data, free_port)
+        assert_is_well(data, port)
         listening = {c.laddr.ip for p in started for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
         os.kill(process.pid, signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
         assert process.returncode == 0, printed
-        assert f"http://127.0.0.1:{free_port}" in printed
+        assert f"http://127.0.0.1:{port}" in printed
         assert "Stopped." in printed
         assert alive(started) == []
     assert (data / "catalog.db").exists()
@@ -81,41 +81,41 @@ def test_it_starts_everything_on_loopback_says_where_and_stops_on_one_signal(dat
 
 
 @pytest.mark.thorough  # tests/understudy/test_local.py has the refusal without the start
-def test_a_second_up_on_the_same_folder_is_refused_in_one_line(data: Path, free_port: int, until: Until):
+def test_a_second_up_on_the_same_folder_is_refused_in_one_line(data: Path, port: int, until: Until):
     """It names the folder and the process that has it; the first one is not disturbed."""
-    with up(data, free_port) as first:
-        until(lambda: answers(free_port))
-        with up(data, free_port + 1) as second:
+    with up(data, port) as first:
+        until(lambda: answers(port))
+        with up(data, port + 1) as second:
             printed, _ = second.communicate(timeout=60)
         assert second.returncode == 1
         last = printed.strip().splitlines()[-1]
         assert str(data) in last
         assert str(first.pid) in last
-        assert answers(free_port)
+        assert answers(port)
         first.send_signal(signal.SIGTERM)
         assert first.wait(60) == 0
 
 
 @pytest.mark.thorough  # the guide's test ends the same with a signal, tests/understudy/test_supervisor.py with this one
-def test_sigterm_stops_it_where_ctrl_c_is_ignored(data: Path, free_port: int, until: Until):
+def test_sigterm_stops_it_where_ctrl_c_is_ignored(data: Path, port: int, until: Until):
     """As a script's background job, which its shell has made deaf to Ctrl-C."""
-    with up(data, free_port, "sh", "-c", 'trap "" INT; exec "$0" "$@"') as process:
-        until(lambda: answers(free_port))
+    with up(data, port, "sh", "-c", 'trap "" INT; exec "$0" "$@"') as process:
+        until(lambda: answers(port))
         started = family(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert alive(started) == []
 
 
-def test_kill_9_of_up_leaves_no_orphan_and_the_next_one_goes_on(data: Path, free_port: int, until: Until):
+def test_kill_9_of_up_leaves_no_orphan_and_the_next_one_goes_on(data: Path, port: int, until: Until):
     """The guardian ends what is left; the folder can be used again at once."""
-    with up(data, free_port) as process:
-        until(lambda: answers(free_port))
+    with up(data, port) as process:
+        until(lambda: answers(port))
         started = family(process)
         process.kill()
         until(lambda: alive(started) == [], 20)
-    with up(data, free_port) as again:
-        until(lambda: answers(free_port))
+    with up(data, port) as again:
+        until(lambda: answers(port))
         again.send_signal(signal.SIGINT)
         assert again.wait(60) == 0
 
@@ -124,7 +124,7 @@ def test_kill_9_of_up_leaves_no_orphan_and_the_next_one_goes_on(data: Path, free
     "program",
     ["service", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("worker", "trainer", "redis-server"))],
 )
-def test_a_killed_child_is_started_again(data: Path, free_port: int, until: Until, program: str):
+def test_a_killed_child_is_started_again(data: Path, port: int, until: Until, program: str):
     """Each program comes back under another process id, and the service answers."""
 
     def pid() -> int | None:
@@ -134,12 +134,12 @@ def test_a_killed_child_is_started_again(data: Path, free_port: int, until: Unti
                     return p.pid
         return None
 
-    with up(data, free_port) as process:
-        until(lambda: answers(free_port) and pid() is not None)
+    with up(data, port) as process:
+        until(lambda: answers(port) and pid() is not None)
         before = pid()
         assert before is not None
         os.kill(before, signal.SIGKILL)
         until(lambda: pid() not in (None, before))
-        until(lambda: answers(free_port))
+        until(lambda: answers(port))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

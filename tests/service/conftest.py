@@ -1,7 +1,6 @@
 """A plain HTTP client of the service that ``tests/conftest.py`` runs, challengers, and services that are processes of their own."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from understudy import registry
 from understudy.catalog import Catalog
 from understudy.settings import ServiceSettings
 from understudy.store import Store
-from understudy.testing import tiny_artifact
+from understudy.testing import free_port, tiny_artifact
 
 
 @pytest.fixture
@@ -80,8 +79,7 @@ def start_service(
     with ExitStack() as stack:
 
         def started(*, answers: bool = True, **changed: Any) -> ServiceProcess:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port = probe.getsockname()[1]
+            port = free_port()
             chosen = service_settings.model_copy(
                 update={"port": port, "log_format": "json", "access_log": True, "champion_poll_s": 0.1, **changed}
             )

@@ -269,14 +269,20 @@ def test_another_champion_meanwhile_means_another_comparison(make_taught_world):
     assert [c.version for c in versions.history(world.catalog)] == [report.challenger.version, "g0000-copied", first]
 
 
-def test_a_generation_waits_for_labels(make_taught_world):
+def test_a_generation_waits_for_labels(make_taught_world, until):
     """It shows how many there are, and ends the wait when its process shall end."""
     world = make_taught_world()
     turn, claim = world.open()
     stopping = threading.Event()
-    threading.Timer(0.3, stopping.set).start()
 
+    def stop_when_it_waits():
+        until(lambda: jobs.get(world.catalog, turn.job.id).step == "wait for labels")
+        stopping.set()
+
+    stopper = threading.Thread(target=stop_when_it_waits)
+    stopper.start()
     assert program.attempt(world.place, claim, stopping) is False
+    stopper.join()
 
     job = jobs.get(world.catalog, turn.job.id)
     assert (job.state, job.step, job.done, job.total) == (JobState.QUEUED, "wait for labels", 0, 2)
