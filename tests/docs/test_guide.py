@@ -15,6 +15,7 @@ import pytest
 
 from understudy import registry
 from understudy.catalog import Catalog, shards, versions
+from understudy.client import Client
 from understudy.store import Store
 from understudy.testing import free_port, picture
 
@@ -48,6 +49,33 @@ def _is_whole(backup: Path) -> None:
         sealed = [*shards.of_split(catalog, "labeled"), *shards.of_split(catalog, "unlabeled")]
         assert sealed
         assert all(store.exists(shard.key) for shard in sealed)
+
+
+#: What other pages ask of a system that runs and has turned, which is the guide's.
+OF_OTHER_PAGES = {
+    "recipes.md": ("understudy recipes ",),
+    "operations.md": ("understudy doctor", "curl -si", "understudy pause", "understudy status", "understudy resume"),
+    "gate.md": ("understudy gate ", "understudy compare ", "understudy promote "),
+}
+
+
+def _of_other_pages(url: str) -> list[str]:
+    """Their commands, with the guide's folder and versions in place of the pages'."""
+    with Client(url) as client:
+        models = client.models()
+    ours = {model.generation: model.id for model in models}
+    idle = next(model.id for model in models if not model.is_champion)
+    lines = [
+        line.split("  #")[0]
+        for page, begin in OF_OTHER_PAGES.items()
+        for line in _commands(page)
+        if line.startswith(begin)
+    ]
+    words = {"g0003-6286ab": ours[1], "g0002-df553c": ours[0], "g0002-35bf4a": idle, "--class 9": "--class cat"}
+    for old, new in (words | {"--data understudy-data": "--data photos-data"}).items():
+        assert any(old in line for line in lines), old
+        lines = [line.replace(old, new) for line in lines]
+    return [f".venv/bin/{line}" if line.startswith("understudy") else line for line in lines]
 
 
 def _more_of_a_holdout() -> list[str]:
@@ -96,7 +124,7 @@ def as_here() -> Callable[[str], str]:
         command = command.replace(".venv/bin/", f"{shlex.quote(str(programs))}/").replace("--recipe small", SHORTER)
         if " up " in command:
             return f"{command} --port {port} --dashboard-port {dashboard}"
-        if "/understudy " in command:
+        if "/understudy " in command and "/understudy recipes" not in command:  # which asks nobody
             return f"{command} --url http://127.0.0.1:{port}"
         return command.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
 
@@ -132,6 +160,8 @@ def test_the_guide_leads_to_the_second_generation(
                 run(as_here(line))
             accept_one_of_later(photos, lambda command: run(as_here(f".venv/bin/understudy {command}")), until)
             more = [run(as_here(line)) for line in _more_of_a_holdout()]
+            for line in _of_other_pages(as_here("http://127.0.0.1:8000")):
+                run(as_here(line))
         finally:
             up.send_signal(signal.SIGINT)
             up.communicate(timeout=90)

@@ -249,7 +249,7 @@ def _show_classified(image: Path, answer: Classified, *, as_json: bool) -> bool:
 @app.command(
     epilog=examples(
         "understudy generate",
-        "understudy generate --recipe tiny --set threshold=0.5 --seed 1",
+        "understudy generate --recipe tiny --set threshold=0.7 --seed 1",
         "understudy generate --no-wait --json",
     )
 )
