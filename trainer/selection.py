@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy import labels, quota, thresholds, tripwires
-from understudy.errors import Refused
+from understudy.errors import LabelSetMissing, Refused
 from understudy.label_records import ClassYield, Selection
 from understudy.labels import Session
 from understudy.quota import Bins, Quota
@@ -130,7 +130,7 @@ def select(
     teacher's on the calibration half, for thresholds by precision. With ``former`` that choice is labeled anew, and
     nothing is filtered. ``agreement`` with the teacher before is taken into the figures. Memory is bounded; what does
     not fit into it goes to ``spool`` (None: the system's temporary folder). Raises Refused with the code
-    nothing_selected if no pseudo-label is left.
+    nothing_selected if no pseudo-label is left, LabelSetMissing, and LabelSetRefused for one that is damaged.
     """
     request = _Request(sets, classes, labeled_counts, recipe, answers or Answers())
     named = {"labels": sets.label_sets} | ({"former": (former.key,)} if former else {})
@@ -138,10 +138,15 @@ def select(
         "human_labeled": labels.table({"sha256": sorted(human_labeled)}, sha256="string"),
         "sets": labels.table({"label_set": sets.label_sets, "shard": sets.shards}, label_set="string", shard="string"),
     }
-    with labels.opened(store, named, spool=spool, tables=tables) as session:
-        chosen = _afresh(session, request) if former is None else _labeled_anew(session, request, former)
-        num_labels = session.ask("SELECT count(*) AS num FROM labels").to_pylist()[0]["num"]
-        shutil.move(chosen.written, rows)
+    try:
+        with labels.opened(store, named, spool=spool, tables=tables) as session:
+            chosen = _afresh(session, request) if former is None else _labeled_anew(session, request, former)
+            num_labels = session.ask("SELECT count(*) AS num FROM labels").to_pylist()[0]["num"]
+            shutil.move(chosen.written, rows)
+    except FileNotFoundError as gone:
+        raise LabelSetMissing(
+            f"a label set that the catalog lists is not in the store: {gone}; restore it, then open another generation"
+        ) from gone
     return _summary(request, chosen, former, num_labels, agreement, sha256_of(rows))
 
 

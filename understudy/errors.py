@@ -99,6 +99,12 @@ class LabelSetRefused(Refused):
     code = "label_set_damaged"
 
 
+class LabelSetMissing(Refused):
+    """A label set that the catalog lists is not in the store; the message names it."""
+
+    code = "label_set_missing"
+
+
 class BodyTimeout(Refused):
     """A request's body took too long to arrive."""
 

@@ -48,6 +48,7 @@ class Turn:
     student: str | None = None  #: asked for by name; None: the recipe's own choice
     num_labeled: int = 5000  #: images of the labeled set; the paper counts in passes over them
     labeled_batch: int | None = None  #: asked for; None: the recipe's own. Passes become steps by it
+    unlabeled_ratio: int | None = None  #: asked for; None: the recipe's own. The paper's weight of the loss follows it
     teacher: Teacher | None = None  #: None: a first teacher is trained
 
     def steps(self, epochs: float, labeled_batch: int) -> int:
@@ -326,7 +327,7 @@ def paper(turn: Turn) -> Recipe:
     batch = turn.labeled_batch or PAPER_BATCH
     size = 32 if net.small else net.size  # the official code's SVHN
     is_last = turn.generation >= LAST_ITERATION and net.width == SIZES["l2"].width
-    ratio = net.unlabeled_ratio * (2 if is_last else 1)
+    ratio = turn.unlabeled_ratio or net.unlabeled_ratio * (2 if is_last else 1)
     steps, epoch = turn.steps(net.epochs, batch), turn.steps(1, batch)
     return Recipe(
         name="paper",
@@ -460,6 +461,9 @@ def recipe(name: str, overrides: dict[str, Any], turn: Turn | None = None) -> Re
 def _informed(turn: Turn, overrides: dict[str, Any]) -> Turn:
     """The turn with what its request replaces and other fields follow from."""
     batch, students = overrides.get("labeled_batch"), overrides.get("students")
+    ratio = overrides.get("unlabeled_ratio")
+    if isinstance(ratio, int) and ratio >= 1:
+        turn = replace(turn, unlabeled_ratio=ratio)
     if isinstance(batch, int) and batch >= 2:
         turn = replace(turn, labeled_batch=batch)
     if turn.student is None and isinstance(students, list | tuple) and students:

@@ -115,7 +115,9 @@ def _consequences(*, is_audit: bool) -> None:
         "What you accept or correct joins the labeled set of the next generation, as the class you said; what you reject "
         "trains nothing.",
         "Your word outranks every teacher: no selection takes a teacher's label of an image that you reviewed.",
-        "A generation that has begun keeps to its plan. Undoing counts from the next one on. The holdout never changes.",
+        "A generation that has begun keeps to its plan. Undoing counts from the next one on.",
+        "No decision changes the holdout. Images that no student has learned from can join it: `understudy corrections "
+        "--to FOLDER --format folder`, then `understudy init --holdout FOLDER`.",
     ]
     if is_audit:
         said.insert(0, "Leave no image out: to skip the hard ones makes the labels look better than they are.")

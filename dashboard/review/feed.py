@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dashboard.frame import View
 from understudy.client import Client
+from understudy.label_records import PseudoLabel
 from understudy.review_records import Decision, QueueItem, ReviewQueue, Verdict
 
 #: What the address says and the queue is asked for.
@@ -35,8 +36,16 @@ class Feed:
         return self.by == AUDIT
 
     async def open(self, num: int) -> list[QueueItem]:
-        """The first images, and the classes of the teacher who is asked about. Raises UnderstudyError."""
+        """The first images, and the classes of the teacher who is asked about. Raises UnderstudyError.
+
+        One that the address names comes before all, also if it has been reviewed; an audit, which is drawn, has none.
+        """
         items = await self.more(num)
+        if (named := self.view.query.get("sha256")) and not self.is_audit:
+            labels = await self.view.ask(lambda client: client.labels_of(named))
+            first = [_item(label) for label in labels if label.teacher == self.teacher][-1:]
+            self._told.update(item.sha256 for item in first)
+            items = [*first, *(item for item in items if item.sha256 != named)]
         audit = await self.view.ask(lambda client: client.audit(teacher=self.teacher, threshold=self.audit_threshold))
         self.classes = tuple(audit.per_class)
         return items
@@ -57,9 +66,7 @@ class Feed:
         labels = await self.view.ask(lambda client: client.labels_of(item.sha256))
         for label in labels:
             if label.teacher == item.teacher and label.bucket == item.bucket:
-                classes = [one.model_dump() for one in label.classes]
-                seen = {"label": label.label, "confidence": label.confidence, "margin": label.margin}
-                return QueueItem(**(item.model_dump() | seen | {"classes": classes}))
+                return _item(label)
         return None
 
     def _ask(self, client: Client, num: int) -> ReviewQueue:
@@ -83,6 +90,11 @@ class Feed:
             is_audit=self.is_audit,
             audit_threshold=self.audit_threshold if self.is_audit else None,
         )
+
+
+def _item(label: PseudoLabel) -> QueueItem:
+    of_both = QueueItem.model_fields.keys() & PseudoLabel.model_fields.keys()
+    return QueueItem(**label.model_dump(include=set(of_both)))
 
 
 def keys_of(names: Sequence[str], classes: Sequence[str]) -> dict[str, str]:

@@ -60,6 +60,7 @@ def test_a_dropped_archive_has_a_receipt_whose_parts_sum_to_its_entries(
         "1 quarantined",
     ]
     expect(page.locator(".us-card .us-name")).to_have_text(MARKUP)
+    expect(page.locator(".us-card figcaption")).to_contain_text("not_an_image")
     assert page.title() == "Ingest · Understudy"
     shot("receipt")
 

@@ -97,6 +97,16 @@ def test_a_correction_is_in_the_log_and_undo_brings_the_image_back(page: Page, h
     expect(past).to_contain_text("undone")
 
 
+def test_an_image_that_was_looked_at_can_be_reviewed_from_there(page: Page, house, until):
+    """Its own button leads to it, before whatever the queue would ask first."""
+    wanted = house.client.review_queue(limit=30).items[-1].sha256
+    page.goto(f"/pseudo-labels/{wanted}")
+    page.get_by_role("link", name="Review", exact=True).last.click()
+    assert sha256_of(card(page)) == wanted
+    page.keyboard.press("Enter")
+    until(lambda: counting(house, wanted))
+
+
 def test_a_class_that_nobody_knows_is_one_only_if_that_is_said(page: Page, house, until):
     """Enter takes nothing that it does not know; whatever the name is, it is words."""
     name = "<img src=x onerror=document.title='run'>"

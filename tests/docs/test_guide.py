@@ -39,6 +39,11 @@ def _backup() -> list[str]:
     return [line.replace("understudy-data", "photos-data") for line in lines[first : first + 3]]
 
 
+def _restore() -> str:
+    """docs/operations.md's line that starts on the copy."""
+    return next(line for line in _commands("operations.md") if line.endswith("up --data backup"))
+
+
 def _is_whole(backup: Path) -> None:
     """Whatever the copied catalog names is in the copied store."""
     store = Store((backup / "store").as_uri())
@@ -165,6 +170,17 @@ def test_the_guide_leads_to_the_second_generation(
         finally:
             up.send_signal(signal.SIGINT)
             up.communicate(timeout=90)
+    with subprocess.Popen(
+        shlex.split(as_here(_restore())), cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as up:
+        assert up.stdout is not None
+        try:
+            assert any("Ready" in line for line in up.stdout)
+            classified = run(as_here(next(line for line in _commands("guide.md") if "classify photos/" in line)))
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.communicate(timeout=90)
+    assert any(name in classified for name in CLASSES)
     said = "\n".join(printed.values())
     assert "generation 1" in said
     assert "g0001-" in said

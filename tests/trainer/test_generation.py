@@ -291,6 +291,24 @@ def test_a_generation_waits_for_labels(make_taught_world, until):
     assert jobs.get(world.catalog, turn.job.id).state == JobState.SUCCEEDED
 
 
+@pytest.mark.parametrize(("content", "code"), [(None, "label_set_missing"), (b"no Parquet", "label_set_damaged")])
+def test_a_label_set_that_is_gone_or_damaged_ends_the_generation_by_name(make_taught_world, content, code):
+    """Nothing is trained on less than the teacher said, and nothing tried again that cannot get better."""
+    world = make_taught_world()
+    world.label()
+    turn, claim = world.open()
+    key = shards.published_labels(world.catalog, turn.teacher)[0].key
+    world.store.delete(key)
+    if content is not None:
+        world.store.put(key, content)
+
+    program.attempt(world.place, claim, threading.Event())
+
+    job = jobs.get(world.catalog, turn.job.id)
+    assert (job.state, job.problem.code) == (JobState.FAILED, code)
+    assert key.rsplit("/", 1)[-1] in job.problem.detail
+
+
 def test_a_teacher_that_was_replaced_is_not_waited_for(make_taught_world):
     """Its missing label sets will never come."""
     world = make_taught_world()

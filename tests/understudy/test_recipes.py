@@ -136,6 +136,13 @@ def test_the_students_that_are_asked_for_bring_their_sizes():
     assert (paper(1, "efficientnet@b0,small").size, paper(1, "efficientnet@phi=0.5").size) == (32, 240)
 
 
+@pytest.mark.parametrize(("asked", "ratio"), [({}, 14), ({"unlabeled_ratio": 1}, 1)])
+def test_the_papers_weight_of_the_loss_is_its_ratio(asked, ratio):
+    """Every pseudo-labeled image counts as much as a labeled one, also where another ratio is asked for."""
+    recipe = recipes.recipe("paper", asked, Turn(1))
+    assert (recipe.unlabeled_ratio, recipe.pseudo_weight) == (ratio, ratio)
+
+
 @pytest.mark.parametrize("num_labeled", [0, 1, 30, 5000])
 def test_the_paper_on_a_small_set_is_still_a_recipe(num_labeled):
     """Passes become at least one step, and the warm-up leaves some."""
