@@ -1,9 +1,10 @@
 """Tables of what was measured, for the terminal and for a RESULTS.md; and what it was to reach, with a verdict."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -56,6 +57,13 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
         for row in sheet.rows:
             table.add_row(*row)
         console.print(table)
+
+
+def write(path: Path, title: str, program: str, described: Mapping[str, str], sheets: Sequence[Sheet]) -> None:
+    """A page of its own: what wrote it, the machine, and the tables."""
+    lines = [f"# {title}", "", f"Written by `python -m {program}`.", ""]
+    lines += ["## The machine", "", *(f"- {what}: {value}" for what, value in described.items()), ""]
+    path.write_text("\n".join([*lines, *markdown(sheets)]).rstrip() + "\n", encoding="utf-8")
 
 
 def markdown(sheets: Sequence[Sheet]) -> list[str]:

@@ -35,8 +35,8 @@ def learned(catalog: Catalog, store: Store, sha256s: Collection[str], *, spool: 
     """
     found: dict[str, int] = {}
     for generation in reversed(generations.every(catalog)):
-        if generation.teacher is not None:
-            left = [sha256 for sha256 in sha256s if sha256 not in found]
+        left = [sha256 for sha256 in sha256s if sha256 not in found]
+        if left and generation.teacher is not None:
             chosen = _chosen(store, generation.number, left, spool) if generation.state.is_ended else left
             found |= dict.fromkeys(chosen, generation.number)
     return found

@@ -77,9 +77,7 @@ def main(
     made = [report(f"{student}, {size} px, batch {batch}, {device.type}", figures, firsts)]
     sheets.show(made, console)
     if write is not None:
-        lines = ["# Options of a training step", "", "Written by `python -m benchmarks.training.options`.", ""]
-        lines += ["## The machine", "", *(f"- {key}: {value}" for key, value in described.items()), ""]
-        write.write_text("\n".join([*lines, *sheets.markdown(made)]))
+        sheets.write(write, "Options of a training step", "benchmarks.training.options", described, made)
 
 
 def report(title: str, figures: dict[str, Figures], firsts: dict[str, float]) -> Sheet:

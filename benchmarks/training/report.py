@@ -119,7 +119,5 @@ def _ablations(results: Results) -> Sheet:
 
 def write(results: Results, path: Path) -> None:
     """All tables as Markdown, with the machine."""
-    lines = ["# Accuracy of the trainer: measured results", "", "Written by `python -m benchmarks.training`.", ""]
-    lines += ["## The machine", "", *(f"- {what}: {value}" for what, value in results.described.items()), ""]
-    lines += sheets.markdown(every(results))
-    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    title = "Accuracy of the trainer: measured results"
+    sheets.write(path, title, "benchmarks.training", results.described, every(results))

@@ -209,16 +209,7 @@ def main(
     made = report(figures, f"{student}, {size} px, batch {batch}", flops, peak)
     sheets.show(made, console)
     if write is not None:
-        lines = [
-            "# Speed of training",
-            "",
-            "Written by `python -m benchmarks.training.speed`.",
-            "",
-            "## The machine",
-            "",
-        ]
-        lines += [*(f"- {key}: {value}" for key, value in described.items()), "", *sheets.markdown(made)]
-        write.write_text("\n".join(lines))
+        sheets.write(write, "Speed of training", "benchmarks.training.speed", described, made)
 
 
 def report(figures: dict[str, Figures], title: str, flops: float, peak: float | None) -> list[Sheet]:
