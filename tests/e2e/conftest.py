@@ -35,14 +35,14 @@ def log_lines() -> list[str]:
 
 
 @pytest.fixture
-def stack(data: Path, free_port: int, log_lines: list[str]) -> Iterator[Stack]:
+def stack(data: Path, port: int, log_lines: list[str]) -> Iterator[Stack]:
     """A running system, stopped at the end."""
 
     def keep(name: str, line: str) -> None:
         print(f"{name}: {line}")
         log_lines.append(f"{name}: {line}")
 
-    with local.running(data, port=free_port, on_line=keep) as running:
+    with local.running(data, port=port, on_line=keep) as running:
         yield running
 
 
