@@ -1,7 +1,7 @@
 """``python -m benchmarks.training.options``: what channels-last, bf16 and ``torch.compile`` do to a training step here.
 
 One student, one batch of random pixels, forward and backward and an optimizer's step, in turns within one run; as a
-loop would have it but for the loader. The recipes' defaults (fp32 on a CPU, bf16 on a GPU, not compiled) are from here.
+loop would have it but for the loader. It tests the recipes' defaults (fp32 on a CPU, bf16 on a GPU, not compiled), which are older.
 """
 
 import statistics
